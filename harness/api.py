@@ -1,0 +1,104 @@
+"""The only module of the harness that a plugin imports. It defines nothing: names that need torch are imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError, unknown
+from harness.hookspecs import hookimpl
+from harness.types import (
+    LEVELS,
+    SPLITS,
+    STREAMS,
+    Backbone,
+    Blocks,
+    ConceptMethod,
+    Concepts,
+    Detector,
+    Embedded,
+    Entry,
+    Evaluation,
+    Explained,
+    Inputs,
+    Localizer,
+    Method,
+    Metric,
+    Result,
+    RunSpec,
+    Sample,
+    Scorer,
+    Setup,
+    Site,
+    TokenEmbeddings,
+    View,
+)
+
+if TYPE_CHECKING:
+    from harness.embed import apply_view, capture, square_patches
+    from harness.numerics import segment_last, segment_max, segment_mean, segment_pick, segment_sum
+    from harness.results import read_result, read_tokens, write_atomic
+    from harness.tasks import load_task
+
+_LAZY = {
+    "apply_view": "harness.embed",
+    "capture": "harness.embed",
+    "square_patches": "harness.embed",
+    "segment_last": "harness.numerics",
+    "segment_max": "harness.numerics",
+    "segment_mean": "harness.numerics",
+    "segment_pick": "harness.numerics",
+    "segment_sum": "harness.numerics",
+    "read_result": "harness.results",
+    "read_tokens": "harness.results",
+    "write_atomic": "harness.results",
+    "load_task": "harness.tasks",
+}
+
+__all__ = [
+    "LEVELS",
+    "SPLITS",
+    "STREAMS",
+    "Backbone",
+    "Blocks",
+    "ConceptMethod",
+    "Concepts",
+    "Detector",
+    "Embedded",
+    "Entry",
+    "Evaluation",
+    "Explained",
+    "HarnessError",
+    "Inputs",
+    "Localizer",
+    "Method",
+    "Metric",
+    "Result",
+    "RunSpec",
+    "Sample",
+    "Scorer",
+    "Setup",
+    "Site",
+    "TokenEmbeddings",
+    "View",
+    "apply_view",
+    "capture",
+    "hookimpl",
+    "load_task",
+    "read_result",
+    "read_tokens",
+    "segment_last",
+    "segment_max",
+    "segment_mean",
+    "segment_pick",
+    "segment_sum",
+    "square_patches",
+    "unknown",
+    "write_atomic",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'harness.api' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,470 @@
+"""The command line: parses, asks the pipe, prints. stdout is the answer, stderr the progress. No torch until a command needs it.
+
+Every option is also an environment variable `HARNESS_<OPTION>`, `_` and `-` are the same in flags, and a user's mistake is one line
+and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from harness import __version__
+from harness.errors import HarnessError, unknown
+from harness.registry import KINDS, Reference, Registry, load
+from harness.types import LEVELS, STREAMS, Method, RunSpec
+
+if TYPE_CHECKING:
+    from harness.pipeline import Bench
+    from harness.types import Progress, Result
+
+LISTABLE = ("tasks", "methods", *KINDS)
+
+
+class Option(click.Option):
+    """An option that is also an environment variable, shown in the help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.envvar is None and self.name and self.name != "help":
+            self.envvar = f"HARNESS_{self.name.upper()}"
+
+
+def option(*names: str, **kwargs: Any) -> Callable[[Any], Any]:
+    """`click.option` with an environment variable."""
+    return click.option(*names, cls=Option, **kwargs)
+
+
+plugin_option = option(
+    "-p", "--plugin", multiple=True, expose_value=False, help="Load one more plugin (file.py or package), or leave one out (no:NAME)."
+)
+
+
+class Lists(click.ParamType):
+    """A comma-separated list; with `multiple=True` flags add up."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """The non-empty words."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(word.strip() for word in str(value).split(",") if word.strip())
+
+
+@click.group(
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "max_content_width": 120,
+    }
+)
+@click.version_option(__version__, prog_name="harness")
+@plugin_option
+def cli() -> None:
+    """Measure how well a method detects and localizes concepts in a transformer's tokens.
+
+    \b
+    Examples:
+      harness run --task toy --method all
+      harness run --task clevr --method detection
+      harness list methods
+    """
+
+
+def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
+    """An option that may be repeated, or hold a comma-separated list."""
+    return option(name, *more, type=Lists(), multiple=True, **kwargs)
+
+
+@cli.command()
+@several("--task", "-t", help="Task name(s), `name:option=value`, or path of a task YAML. Default: the backbone's own, if it has one.")
+@several("--backbone", "--model", "-b", help="Backbone(s): a name, hf:<id or folder>, embeddings:<folder>. Default: the task's.")
+@several("--method", "-m", help="Recipe name(s), a tag (detection), or `all`.  [default: superactivator]")
+@option("--concept-method", help="Compose a method: its concepts, e.g. mean or linear:estimator=logistic.")
+@option("--detector", help="Compose a method: its detector.")
+@option("--localizer", help="Compose a method: its localizer, e.g. superactivator:vector=sample-mean.")
+@option("--layers", "-l", default="all", show_default=True, help="all, last, final, 50%, 0,3,-1 or 0:12:3.")
+@several("--streams", default=("residual",), help=f"One or several of {', '.join(STREAMS)}.  [default: residual]")
+@option("--image-size", type=click.IntRange(1), help="Pixels of the model's view.  [default: the task's]")
+@option("--normalization", default="train", show_default=True, help="train (the paper's), standardize or none.")
+@option("--limit", "-L", type=click.IntRange(1), help="At most so many samples per split, spread over concepts.")
+@option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the forward pass.")
+@option("--batch-size", type=click.IntRange(1), help="Samples per forward pass.  [default: 16]")
+@option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds every random choice.")
+@option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True, help="Bootstrap replicates for the intervals.")
+@option("--guards", type=click.Choice(["off", "cheap", "full"]), default="cheap", show_default=True, help="full adds shuffled labels.")
+@option("--log-tokens", is_flag=True, help="Keep the test tokens' scores, for `harness show-tokens`.")
+@option("--output", "-o", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go.")
+@option("--cache-dir", type=click.Path(path_type=Path), help="Where embeddings are kept.  [default: ~/.cache/concept-harness]")
+@option("--cache-bytes", default=8_000_000_000, show_default=True, type=click.IntRange(0), help="Room for embeddings; 0 stores none.")
+@option("--block-tokens", default=8192, show_default=True, type=click.IntRange(1), help="Tokens per block of arithmetic.")
+@option("--levels", type=Lists(), help="Sparsity levels.  [default: the task's]", hidden=True)
+@option("--dry-run", is_flag=True, help="Print the plan: passes, bytes, what is cached. Compute nothing.")
+@option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print results as JSON.")
+@option("--config", "-C", type=click.Path(path_type=Path), callback=lambda c, p, v: read_config(c, v), is_eager=True, expose_value=False,
+        help="A config.yaml that a run wrote; flags and environment win over it.")
+@plugin_option
+@click.pass_obj
+def run(registry: Registry, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Fit on train, choose on cal, report on test: detection and localization, with intervals.
+
+    \b
+    Examples:
+      harness run --task clevr --method detection
+      harness run --task coco --method superactivator --layers 0:12:3
+      harness run --task coco --concept-method mean --detector max --localizer direct
+      harness run --backbone embeddings:my_folder --method all
+    """
+    done = []
+    for spec in specs(registry, options):
+        from harness import pipeline
+
+        with progress() as track:
+            if dry_run:
+                click.echo(plan_text(pipeline.prepare(spec, registry)))
+                continue
+            done += pipeline.run(spec, registry, track)
+    if dry_run:
+        return
+    if as_json:
+        from harness.results import to_json
+
+        click.echo(json.dumps([to_json(result) for result in done], indent=1, allow_nan=False))
+        return
+    from harness.tables import print_results
+
+    print_results(done)
+
+
+def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
+    """One spec per (task, backbone), all methods inside."""
+    from harness.tasks import task_file
+
+    tasks, backbones = flat(options.pop("task")), flat(options.pop("backbone"))
+    methods = chosen_methods(registry, flat(options.pop("method")), options)
+    options["streams"] = tuple(flat(options["streams"]))
+    options["cache_dir"] = options["cache_dir"] or RunSpec.cache_dir
+    options.pop("levels")
+    if not tasks and not backbones:
+        raise HarnessError("nothing to run; give --task (see `harness list tasks`); e.g. `harness run --task toy --method all`")
+    tasks = tasks or [own_task(registry, backbone) for backbone in backbones]
+    for task in tasks:
+        declared = task_file(registry, task)
+        names = [name for name in backbones if own(registry, name) in (None, task)] if backbones else [declared.backbone]
+        for backbone in names:
+            if backbone is None:
+                raise HarnessError(f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`")
+            yield RunSpec(task=task, backbone=backbone, methods=methods, **options)
+
+
+def flat(lists: Sequence[Sequence[str]]) -> list[str]:
+    """The words of repeated list options, once each, in order."""
+    words = [word for words in lists for word in ([words] if isinstance(words, str) else words)]
+    return list(dict.fromkeys(words))
+
+
+def own(registry: Registry, backbone: str) -> str | None:
+    """The task that comes with a backbone of the form `<data set>:<folder>`; None for any other."""
+    name, argument, _ = Reference.parse(backbone)
+    return backbone if argument is not None and name in registry.entries("datasets") else None
+
+
+def own_task(registry: Registry, backbone: str) -> str:
+    """The same, or an error that asks for a task."""
+    task = own(registry, backbone)
+    if task is None:
+        raise HarnessError(f"no task for backbone {backbone!r}; give --task; see `harness list tasks`")
+    return task
+
+
+def chosen_methods(registry: Registry, names: Sequence[str], options: dict[str, Any]) -> tuple[Method, ...]:
+    """The recipes: by name, by tag, `all` (tag core), or composed from parts."""
+    parts = {key: options.pop(key) for key in ("concept_method", "detector", "localizer")}
+    known = registry.methods()
+    if any(parts.values()):
+        return (*_composed(parts), *(known[name] for name in _expand(names, known)))
+    return tuple(known[name] for name in _expand(names or ["superactivator"], known))
+
+
+def _composed(parts: dict[str, str | None]) -> tuple[Method]:
+    concepts = parts["concept_method"] or "linear"
+    detector = parts["detector"] or "superactivator"
+    named = "+".join(part for part in (concepts, detector, parts["localizer"]) if part)
+    return (Method(named, "composed on the command line", concepts, detector, parts["localizer"], tags=("composed",)),)
+
+
+def _expand(names: Sequence[str], known: dict[str, Method]) -> list[str]:
+    found: dict[str, None] = {}
+    for name in names:
+        tagged = [m.name for m in known.values() if name in m.tags or (name == "all" and "core" in m.tags)]
+        if name not in known and not tagged:
+            tags = {tag for method in known.values() for tag in method.tags}
+            raise unknown("method", name, {*known, *tags, "all"}, hint="see `harness list methods`")
+        found.update(dict.fromkeys([name] if name in known else tagged))
+    return list(found)
+
+
+def read_config(ctx: click.Context, path: Path | None) -> None:
+    """Makes the file's values the defaults of this command; every key must be one of its options."""
+    if path is None:
+        return
+    try:
+        read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HarnessError(f"cannot read config {path}; {' '.join(str(error).split())}") from error
+    if not isinstance(read, dict):
+        raise HarnessError(f"config {path} holds no mapping; it must be like the config.yaml that a run writes")
+    allowed = {parameter.name for parameter in ctx.command.params if parameter.name}
+    values = {}
+    for key, value in read.items():
+        name = str(key).replace("-", "_")
+        if name not in allowed:
+            raise unknown("key", str(key), allowed, f"config {path}")
+        values[name] = [str(word) for word in value] if isinstance(value, list) else value
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """rich progress on stderr with rates and time left; plain lines where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+
+        @contextmanager
+        def track(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            task = bars.add_task(what, total=total or None, unit=unit, rate="")
+            started = bars.get_time()
+
+            def advance(n: int) -> None:
+                bars.advance(task, n)
+                spent = bars.get_time() - started
+                bars.update(task, rate=f"{bars.tasks[bars.task_ids.index(task)].completed / max(spent, 1e-3):.1f}/s")
+
+            yield advance
+            spent = bars.get_time() - started
+            bars.remove_task(task)
+            if spent > 2:
+                rate = f"  {total / spent:.1f} {unit}/s" if total else ""
+                console.print(f"{what}: {spent:.1f} s{rate}", highlight=False)
+
+        yield track
+
+
+def plan_text(bench: Bench) -> str:
+    """What a run will do, in words."""
+    plan, task = bench.plan, bench.task
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in task.splits.items())
+    missing = f"{plan.missing} of {plan.samples * len(plan.groups)} sample passes to embed" if plan.missing else "all embeddings are cached"
+    return "\n".join(
+        [
+            f"task       {task.name} ({sizes}; {len(task.concepts)} concepts), fingerprint {task.fingerprint[:12]}",
+            f"backbone   {bench.backbone.name}, {len(bench.sites)} sites of width {bench.backbone.width}, on {bench.device}, {bench.dtype}",
+            f"methods    {', '.join(parts.method.name for parts in bench.parts)}",
+            f"passes     {len(plan.groups)} forward pass(es) over the data; {missing}",
+            f"storage    {plan.storage}, about {plan.bytes / 1e9:.2f} GB for {plan.tokens} tokens in {bench.spec.cache_dir.expanduser()}",
+            f"output     {bench.spec.output.expanduser().absolute()}",
+        ]
+    )
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+@option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print JSON.")
+@plugin_option
+@click.pass_obj
+def list_(registry: Registry, kind: str | None, as_json: bool) -> None:
+    """Show what there is: tasks, methods, backbones, concept-methods, detectors, scorers, localizers, metrics, datasets.
+
+    \b
+    Example:
+      harness list backbones
+    """
+    wanted = kind.replace("-", "_") if kind else None
+    if wanted is not None and wanted not in LISTABLE:
+        raise unknown("kind", str(kind), [name.replace("_", "-") for name in LISTABLE], "harness list")
+    found = {name: listed(registry, name) for name in ([wanted] if wanted else LISTABLE)}
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    for name, rows in found.items():
+        click.echo(f"{name.replace('_', '-')}")
+        width = max((len(row) for row in rows), default=0)
+        for row, summary in rows.items():
+            click.echo(f"  {row:<{width}}  {summary}")
+
+
+def listed(registry: Registry, kind: str) -> dict[str, str]:
+    """Name -> summary."""
+    if kind == "tasks":
+        from harness.tasks import find_tasks, read_task
+
+        return {name: read_task(path).description for name, path in sorted(find_tasks(registry).items())}
+    if kind == "methods":
+        return {name: f"{m.summary} [{', '.join(m.tags)}]" for name, m in sorted(registry.methods().items())}
+    return {name: entry.summary for name, entry in sorted(registry.entries(kind).items())}
+
+
+@cli.command()
+@click.argument("name")
+@plugin_option
+@click.pass_obj
+def show(registry: Registry, name: str) -> None:
+    """Describe one thing by name: a task's file, a recipe's parts, a plugin class's own words.
+
+    \b
+    Example:
+      harness show superactivator
+    """
+    import inspect
+
+    from harness.tasks import find_tasks
+
+    found = False
+    tasks = find_tasks(registry)
+    if name in tasks:
+        click.echo(f"task {name} ({tasks[name]})\n\n{tasks[name].read_text()}")
+        found = True
+    methods = registry.methods()
+    if name in methods:
+        method = methods[name]
+        parts = ("concepts", "detector", "localizer", "scorer", "fit_on")
+        click.echo(f"method {name}: {method.summary}")
+        click.echo("".join(f"  {part:<10} {getattr(method, part)}\n" for part in parts if getattr(method, part)))
+        found = True
+    for kind, what in KINDS.items():
+        entries = registry.entries(kind)
+        if name in entries:
+            target = registry.target(kind, name)
+            click.echo(f"{what} {name}, from plugin {registry.owner(kind, name)} ({entries[name].target})\n  {entries[name].summary}")
+            click.echo(f"  {target.__name__}{inspect.signature(target)}\n\n{inspect.getdoc(target) or ''}\n")
+            found = True
+    if not found:
+        every = {*tasks, *methods, *(entry for kind in KINDS for entry in registry.entries(kind))}
+        raise unknown("name", name, every, "harness show")
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@option("--cache-dir", type=click.Path(path_type=Path), help="Where verdicts on images are kept.")
+@plugin_option
+@click.pass_obj
+def validate(registry: Registry, path: Path, cache_dir: Path | None) -> None:
+    """Check a task file and the data behind it; print its statistics.
+
+    \b
+    Example:
+      harness validate tasks/toy.yaml
+    """
+    from harness.tables import print_task
+    from harness.tasks import load_task
+
+    reference = str(path) if path.suffix in (".yaml", ".yml") else path.name
+    print_task(load_task(registry, reference, cache_dir=cache_dir))
+
+
+@cli.command()
+@option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print JSON.")
+@plugin_option
+@click.pass_obj
+def plugins(registry: Registry, as_json: bool) -> None:
+    """Show every plugin: where it came from, and why it is broken, if it is.
+
+    \b
+    Example:
+      harness -p my_detector.py plugins
+    """
+    for kind in ("methods", *KINDS):
+        registry.methods() if kind == "methods" else registry.entries(kind)
+    rows = [{"name": p.name, "origin": p.origin, "version": p.version, "broken": p.cause} for p in registry.plugins]
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        state = f"BROKEN: {row['broken']}" if row["broken"] else "ok"
+        click.echo(f"{row['name']:<16} {row['origin']:<28} {row['version'] or '':<8} {state}")
+
+
+@cli.group()
+def leaderboard() -> None:
+    """Tables from result files."""
+
+
+@leaderboard.command()
+@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@option("--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where pages go.")
+@plugin_option
+def build(results: tuple[Path, ...], output: Path) -> None:
+    """Write README.md and index.html from the results below the given folders (default: OUTPUT/results, else ./results).
+
+    \b
+    Example:
+      harness leaderboard build results --output leaderboards
+    """
+    from harness.leaderboard import build as build_board
+
+    roots = results or ((output / "results",) if (output / "results").is_dir() else (Path("results"),))
+    for root in roots:
+        if not root.is_dir():
+            raise HarnessError(f"no results folder {root.absolute()}; run `harness run` first, or name a folder that holds results")
+    for line in build_board(list(roots), output):
+        click.echo(line)
+
+
+def requested_plugins(arguments: Sequence[str]) -> list[str]:
+    """The values of every -p/--plugin, wherever it stands: plugins add commands, so they load before parsing."""
+    found = os.environ.get("HARNESS_PLUGIN", "").split()
+    words = iter(arguments)
+    for word in words:
+        if word in ("-p", "--plugin"):
+            found.append(next(words, ""))
+        elif word.startswith("--plugin="):
+            found.append(word.removeprefix("--plugin="))
+        elif word.startswith("-p") and not word.startswith("--") and len(word) > 2:
+            found.append(word[2:])
+    return [request for request in found if request]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        registry = load(requested_plugins(words))
+        registry.add_commands(cli)
+        cli.main(words, prog_name="harness", obj=registry, standalone_mode=False)
+    except HarnessError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()}; see `harness --help`", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; what is computed is kept, run the same command to go on", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)

@@ -1,0 +1,233 @@
+"""The plugins and what they offer: lazy lookup (kind, name) -> object, with near-match errors.
+
+A registry is built by `load` and passed down; there is no global one. A plugin that fails to import is listed as broken, with its
+cause, and stops nobody else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pluggy
+import yaml
+
+from harness import hookspecs
+from harness.errors import HarnessError, unknown
+from harness.types import Entry, Method
+
+if TYPE_CHECKING:
+    import click
+
+KINDS = {
+    "datasets": "dataset",
+    "backbones": "backbone",
+    "concept_methods": "concept method",
+    "detectors": "detector",
+    "scorers": "scorer",
+    "localizers": "localizer",
+    "metrics": "metric",
+}
+"""Kind -> its name in messages. The hook of a kind is `harness_register_<kind>`."""
+
+
+class Reference(NamedTuple):
+    """A part as written on the command line or in a recipe: `name[:argument][:option=value]...`."""
+
+    name: str
+    argument: str | None
+    options: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """`hf:org/model` -> argument "org/model"; `linear:estimator=adam:epochs=50` -> two options (values are YAML scalars)."""
+        first, *pairs = re.split(r":(?=[A-Za-z_]\w*=)", text)
+        name, _, argument = first.partition(":")
+        options = {}
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            options[key] = yaml.safe_load(value)
+        return cls(name, argument or None, options)
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One plugin as `harness plugins` shows it: where it came from, and why it is broken, if it is."""
+
+    name: str
+    origin: str
+    version: str
+    cause: str | None = None
+
+
+class Registry:
+    """Every registered thing by kind and name; targets are imported on first use."""
+
+    def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin]) -> None:
+        self._manager = manager
+        self.plugins = list(plugins)
+
+    def _collect(self, hook: str) -> Iterable[tuple[str, Any]]:
+        """(plugin name, item) of one registration hook; a hook that raises marks its plugin broken."""
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            try:
+                items = list(implementation.function())
+            except Exception as error:  # a third-party hook may raise anything; it is listed as broken
+                self._mark_broken(implementation.plugin_name, f"{hook}: {_cause(error)}")
+                continue
+            yield from ((implementation.plugin_name, item) for item in items)
+
+    def _mark_broken(self, name: str, cause: str) -> None:
+        at = next(i for i, plugin in enumerate(self.plugins) if plugin.name == name)
+        self.plugins[at] = Plugin(name, self.plugins[at].origin, self.plugins[at].version, cause)
+
+    def _named(self, hook: str, what: str) -> dict[str, tuple[str, Any]]:
+        found: dict[str, tuple[str, Any]] = {}
+        for plugin, item in self._collect(hook):
+            if item.name in found:
+                raise HarnessError(
+                    f"{what} {item.name!r} is offered by two plugins; {found[item.name][0]} and {plugin}; "
+                    f"block one of them with `-p no:{plugin}`"
+                )
+            found[item.name] = (plugin, item)
+        return found
+
+    def entries(self, kind: str) -> dict[str, Entry]:
+        """Name -> entry of one of `KINDS`."""
+        return {name: entry for name, (_, entry) in self._named(f"harness_register_{kind}", KINDS[kind]).items()}
+
+    def methods(self) -> dict[str, Method]:
+        """Name -> recipe."""
+        return {name: method for name, (_, method) in self._named("harness_register_methods", "method").items()}
+
+    def owner(self, kind: str, name: str) -> str:
+        """The plugin that offers a name ("methods" is a kind here)."""
+        return self._named(f"harness_register_{kind}", kind)[name][0]
+
+    def task_dirs(self) -> list[Path]:
+        """The folders with task files that plugins ship; a folder that is not there is an error that names its plugin."""
+        dirs = []
+        for plugin, folder in self._collect("harness_register_task_dirs"):
+            if not Path(folder).is_dir():
+                raise HarnessError(f"no task folder {folder}; offered by plugin {plugin}; block it with `-p no:{plugin}`")
+            dirs.append(Path(folder))
+        return dirs
+
+    def target(self, kind: str, name: str, where: str = "") -> Callable[..., Any]:
+        """The object an entry points to, imported now."""
+        entries = self.entries(kind)
+        if name not in entries:
+            raise unknown(KINDS[kind], name, entries, where, hint=f"see `harness list {kind.replace('_', '-')}`")
+        module, _, attribute = entries[name].target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        except ModuleNotFoundError as error:
+            raise _missing(KINDS[kind], entries[name], error) from error
+
+    def create(self, kind: str, reference: str, *given: Any) -> Any:
+        """The named part, built: `target(*given[, argument], **options)`; an option it does not know is an error with near matches."""
+        name, argument, options = Reference.parse(reference)
+        target = self.target(kind, name)
+        check_options(target, options, f"{KINDS[kind]} {name!r}")
+        if argument is None:
+            return target(*given, **options)
+        if len(inspect.signature(target).parameters) <= len(given) + len(options):
+            raise HarnessError(f"{KINDS[kind]} {name!r} takes no argument; got {argument!r} in {reference!r}; write it `{name}`")
+        return target(*given, argument, **options)
+
+    def add_commands(self, cli: click.Group) -> None:
+        """Lets every plugin add its commands; one that fails is marked broken."""
+        for implementation in self._manager.hook.harness_add_commands.get_hookimpls():
+            try:
+                implementation.function(cli)
+            except Exception as error:  # as in _collect
+                self._mark_broken(implementation.plugin_name, f"harness_add_commands: {_cause(error)}")
+
+
+def check_options(target: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+    """Raises where an option is not a named parameter of the target."""
+    allowed = [
+        name
+        for name, parameter in inspect.signature(target).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name not in ("setup", "argument")
+    ]
+    for name in options:
+        if name not in allowed:
+            raise unknown("option", name, allowed, where)
+
+
+def load(requests: Iterable[str] = ()) -> Registry:
+    """A registry of every installed plugin (entry-point group `harness`), plus or minus what `-p` asks for.
+
+    A request is a file (`my_detector.py`), an importable package, or `no:<name>` to leave one out.
+    """
+    manager = pluggy.PluginManager("harness")
+    manager.add_hookspecs(hookspecs)
+    requests = list(requests)
+    plugins = []
+    blocked = {request.removeprefix("no:") for request in requests if request.startswith("no:")}
+    installed = sorted(entry_points(group="harness"))
+    for name in sorted(blocked - {point.name for point in installed}):
+        raise unknown("plugin", name, [point.name for point in installed], f"-p no:{name}", hint="see `harness plugins`")
+    for point in installed:
+        if point.name in blocked:
+            continue
+        version = point.dist.version if point.dist else ""
+        plugins.append(_register(manager, point.name, point.value, version, point.load))
+    for request in (request for request in requests if not request.startswith("no:")):
+        if not request.endswith(".py") and importlib.util.find_spec(request.partition(".")[0]) is None:
+            raise HarnessError(f"no plugin {request!r} given with -p; it is neither a .py file nor an importable package")
+        if request.endswith(".py") and not Path(request).is_file():
+            raise HarnessError(f"no plugin file {request}; given with -p; looked for {Path(request).absolute()}")
+        plugin = _register(manager, Path(request).stem, request, "", lambda request=request: _import(request))
+        if plugin.cause:
+            raise HarnessError(f"plugin {request} (given with -p) cannot be used; {plugin.cause}")
+        plugins.append(plugin)
+    return Registry(manager, plugins)
+
+
+def _register(
+    manager: pluggy.PluginManager, name: str, origin: str, version: str, importer: Callable[[], ModuleType]
+) -> Plugin:
+    """Imports one plugin and registers it, in its own try: the cause of a failure is kept, not raised."""
+    try:
+        module = importer()
+        if not any(hasattr(getattr(module, attribute), "harness_impl") for attribute in dir(module)):
+            return Plugin(name, origin, version, "implements no hook: is @hookimpl missing?")
+        manager.register(module, name=name)
+        manager.check_pending()
+    except Exception as error:  # a broken plugin may raise anything, and must stop nobody else
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        return Plugin(name, origin, version, _cause(error))
+    return Plugin(name, origin, version)
+
+
+def _import(request: str) -> ModuleType:
+    if not request.endswith(".py"):
+        return importlib.import_module(request)
+    path = Path(request).absolute()
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # noqa: S101 - a .py file always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # the entry's target ("my_detector:MyDetector") is looked up by this name
+    spec.loader.exec_module(module)
+    return module
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+
+
+def _missing(what: str, entry: Entry, error: ModuleNotFoundError) -> HarnessError:
+    pip = f"pip install 'concept-harness[{entry.extra}]'" if entry.extra else f"pip install {error.name}"
+    return HarnessError(f"{what} {entry.name!r} needs the package {error.name!r}, which is not installed; run: {pip}")

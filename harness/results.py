@@ -1,0 +1,176 @@
+"""Result files: small schema-versioned JSON with provenance, per-sample scores in parquet, and a STATUS file written last.
+
+Layout: <output>/<task>/<backbone>/<method>/<run id>/{per_sample.parquet, calibration.parquet, config.yaml, result.json, STATUS}.
+The run id is a hash of everything a number depends on: the same run lands in the same folder, another one never does. Every file
+is written to a temporary name and renamed; a folder without STATUS `complete` is not a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from harness import __version__
+from harness.errors import HarnessError
+from harness.types import Choice, Method, Result, RunSpec, Score
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA_VERSION = 1
+COMPLETE = "complete"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes the whole file or nothing: temporary file in the same folder, then rename."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as opened:
+                opened.write(data)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise HarnessError(f"cannot write {path}; {error.strerror or error}; free some space or choose another folder") from error
+
+
+def file_name(text: str) -> str:
+    """A name as one path component: `/` becomes `__`, as on the Hub; anything unusual `_`."""
+    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", text.replace("/", "__")).strip(".") or "_"
+
+
+def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
+    """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
+    plain = {key: value for key, value in config(spec, method).items() if key not in ("output", "cache_dir", "device")}
+    identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, task["fingerprint"], dict(backbone)]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
+    return spec.output.expanduser().absolute().joinpath(*parts)
+
+
+def config(spec: RunSpec, method: Method) -> dict[str, Any]:
+    """The options that repeat this run: what `harness run --config` reads."""
+    plain = dataclasses.asdict(spec)
+    del plain["methods"]
+    plain.update(streams=list(spec.streams), levels=list(spec.levels), output=str(spec.output), cache_dir=str(spec.cache_dir))
+    if "composed" in method.tags:
+        parts = {"concept_method": method.concepts, "detector": method.detector, "localizer": method.localizer}
+        plain.update({key: value for key, value in parts.items() if value})
+    else:
+        plain["method"] = [method.name]
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def write_samples(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """`per_sample.parquet`, one row per (split, sample, concept): on disk before any metric is computed."""
+    (folder / "STATUS").unlink(missing_ok=True)
+    write_atomic(folder / "per_sample.parquet", _parquet(columns))
+
+
+def write_calibration(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """`calibration.parquet`, one row per (layer, concept, level): cutoff and cal counts."""
+    write_atomic(folder / "calibration.parquet", _parquet(columns))
+
+
+def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(pa.table(dict(columns)), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def write_tokens(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """`tokens.safetensors`: the test tokens at each concept's chosen layer (`--log-tokens`).
+
+    activations [T, C] float32 · map [T, C] float32 · truth [T, C] int8 · offsets [S+1] · regions [T, 4 or 2] ·
+    window [S, 2] (height, width of the view in pixels, for images) · view [S, 6]; metadata `about`: JSON with ids, concepts, cutoffs.
+    """
+    from safetensors.torch import save
+
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_atomic(folder / "tokens.safetensors", save(plain, metadata={"about": json.dumps(about, allow_nan=False)}))
+
+
+def read_tokens(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, about) of a result's logged test tokens."""
+    from safetensors import safe_open
+
+    path = Path(folder) / "tokens.safetensors"
+    if not path.is_file():
+        raise HarnessError(f"no logged tokens in {folder}; run again with --log-tokens (embeddings are read from the cache)")
+    with safe_open(path, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        return tensors, json.loads(opened.metadata()["about"])
+
+
+def write_result(folder: Path, result: Result) -> Result:
+    """`config.yaml`, `result.json`, then STATUS; the result with its path."""
+    done = dataclasses.replace(result, path=folder)
+    text = yaml.safe_dump(config(result.spec, result.method), sort_keys=True, allow_unicode=True)
+    write_atomic(folder / "config.yaml", text.encode())
+    write_atomic(folder / "result.json", json.dumps(to_json(done), indent=1, allow_nan=False).encode())
+    write_atomic(folder / "STATUS", COMPLETE.encode())
+    return done
+
+
+def to_json(result: Result) -> dict[str, Any]:
+    """The result as JSON data; None is null, NaN does not occur."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": COMPLETE,
+        "run_id": result.path.name if result.path else None,
+        "task": dict(result.task),
+        "backbone": dict(result.backbone),
+        "method": dataclasses.asdict(result.method),
+        "config": config(result.spec, result.method),
+        "choices": [dataclasses.asdict(choice) for choice in result.choices],
+        "scores": [dataclasses.asdict(score) for score in result.scores],
+        "notes": dict(result.notes),
+        "provenance": dict(result.provenance),
+    }
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The JSON of a complete result; a folder without STATUS or of another schema is an error."""
+    folder = Path(folder)
+    status, path = folder / "STATUS", folder / "result.json"
+    if not (status.is_file() and status.read_text() == COMPLETE and path.is_file()):
+        raise HarnessError(f"no complete result in {folder}; STATUS is missing, so the run was cut short; run it again")
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise HarnessError(f"{path} is not JSON; {error}") from error
+    if read.get("schema_version") != SCHEMA_VERSION:
+        raise HarnessError(f"{path} has schema version {read.get('schema_version')!r}; this harness reads {SCHEMA_VERSION}")
+    return read
+
+
+def find_results(root: Path) -> Iterator[Path]:
+    """Every folder below `root` that holds a result.json, in name order."""
+    yield from sorted(path.parent for path in Path(root).rglob("result.json"))
+
+
+def scores_of(read: Mapping[str, Any]) -> list[Score]:
+    """The score rows of a result that was read."""
+    return [Score(**{**row, "sample_ci": tuple(row["sample_ci"]) if row["sample_ci"] else None}) for row in read["scores"]]
+
+
+def choices_of(read: Mapping[str, Any]) -> list[Choice]:
+    """The choices of a result that was read."""
+    return [Choice(**row) for row in read["choices"]]

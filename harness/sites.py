@@ -1,0 +1,75 @@
+"""Which layers, streams, device and dtype a run means: the words of the command line -> true indices of the loaded model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from harness.errors import HarnessError, unknown
+from harness.types import STREAMS, Backbone, Site
+
+LAYER_WORDS = "all, last, final, a percentage (50%), an index (3, -1) or a slice (0:12:3), or several joined by commas"
+
+
+def choose_sites(layers: str, streams: Sequence[str], backbone: Backbone) -> list[Site]:
+    """The sites, ascending and once each. Layer index = output of block 0..n-1; `final` = after the final norm, index n.
+
+    A percentage p of n blocks is block clamp(int(p/100 * n) - 1, 0, n-1) (method section 2); `last` is block n-1.
+    """
+    for stream in streams:
+        if stream not in STREAMS:
+            raise unknown("stream", stream, STREAMS, "--streams")
+    n = backbone.n_layers
+    there = list(getattr(backbone, "layers", range(n + 1)))
+    wanted: set[int] = set()
+    for word in layers.split(","):
+        wanted.update(_indices(word.strip(), n, [i for i in there if i < n]))
+    missing = sorted(wanted - set(there))
+    if missing:
+        raise HarnessError(f"no layer {missing[0]} in backbone {backbone.name}; it has {_ranges(there)} (--layers {layers})")
+    return [Site(i, stream) for stream in dict.fromkeys(streams) for i in sorted(wanted) if i < n or stream == "residual"]
+
+
+def _indices(word: str, n: int, blocks: Sequence[int]) -> list[int]:
+    if word == "all":
+        return list(blocks)
+    if word == "last":
+        return [n - 1]
+    if word == "final":
+        return [n]
+    if re.fullmatch(r"\d+(\.\d+)?%", word) and float(word[:-1]) <= 100:
+        return [min(max(int(float(word[:-1]) / 100 * n) - 1, 0), n - 1)]
+    if re.fullmatch(r"-?\d+", word) and -n <= int(word) < n:
+        return [int(word) % n]
+    if re.fullmatch(r"(-?\d*):(-?\d*)(:-?[1-9]\d*)?", word):
+        found = range(n)[slice(*(int(part) if part else None for part in word.split(":")))]
+        if found:
+            return list(found)
+    raise HarnessError(f"bad layer {word!r} in --layers; the model has blocks 0..{n - 1}; allowed: {LAYER_WORDS}")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}..{numbers[-1]}" if list(numbers) == list(range(numbers[0], numbers[-1] + 1)) else ", ".join(map(str, numbers))
+
+
+def pick_device(device: str) -> str:
+    """`auto` is the first CUDA device, else the CPU; any other name must be usable."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise HarnessError(f"device {device!r} cannot be used; {str(error).splitlines()[0]}; try --device cpu") from error
+    return device
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """`auto` is float32. 16 bit is asked for by name; float16 on a CPU is refused: it computes a hundred times slower there."""
+    allowed = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in allowed:
+        raise unknown("dtype", dtype, allowed, "--dtype")
+    if dtype == "float16" and device == "cpu":
+        raise HarnessError("float16 on a CPU is not computed in hardware; --dtype float16 with --device cpu; use bfloat16 or float32")
+    return "float32" if dtype == "auto" else dtype

@@ -1,0 +1,95 @@
+"""Tables for the terminal (rich): results with their intervals, and a task's statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from harness.tasks import Task
+from harness.types import Result
+
+COLUMNS = (
+    ("f1", "weighted", "F1 weighted"),
+    ("f1", "macro", "F1 macro"),
+    ("average_precision", "macro", "AP"),
+    ("auroc", "macro", "AUROC"),
+    ("token_f1", "weighted", "token F1"),
+    ("token_iou", "weighted", "token IoU"),
+    ("token_average_precision", "weighted", "token AP"),
+)
+INTERVALS = {"F1 weighted", "F1 macro", "token F1"}
+
+
+def cell(result: Result, metric: str, average: str, interval: bool) -> str:
+    """`.912 [.880, .941]`, or a dash where the method has no such score."""
+    score = result.score(metric, concept=average)
+    if score is None or score.value is None:
+        return "–"
+    text = f"{score.value:.3f}"
+    if interval and score.ci_low is not None and score.ci_high is not None:
+        text += f" [{score.ci_low:.3f}, {score.ci_high:.3f}]"
+    return text
+
+
+def layers_of(result: Result) -> str:
+    """The chosen layers, lowest to highest."""
+    chosen = sorted({choice.layer for choice in result.choices if choice.layer is not None}, key=lambda x: (len(x), x))
+    return "–" if not chosen else chosen[0] if len(chosen) == 1 else f"{chosen[0]}–{chosen[-1]}"
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """One table per (task, backbone), best weighted F1 first, then what was left out, then where the files are."""
+    console = Console(width=None if Console().is_terminal else 150)
+    for _, group in groupby(results, key=lambda r: (r.task["name"], r.task["fingerprint"], r.backbone["name"])):
+        rows = sorted(group, key=lambda r: -((s := r.score("f1", concept="weighted")) and s.value or 0.0))
+        first = rows[0]
+        sizes = "/".join(str(n) for n in first.task["samples"].values())
+        limited = f", LIMITED to {first.task['limit']} per split" if first.task["limit"] else ""
+        title = f"{first.task['name']} on {first.backbone['name']}: test, {sizes} train/cal/test{limited}; layer and level per concept from cal"
+        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        table.add_column("method")
+        for *_, name in COLUMNS:
+            table.add_column(name, justify="right")
+        table.add_column("layers", justify="right")
+        for row in rows:
+            cells = [cell(row, metric, average, name in INTERVALS) for metric, average, name in COLUMNS]
+            table.add_row(row.method.name, *cells, layers_of(row))
+        console.print(table)
+        boot = first.spec.bootstrap
+        click.echo(f"95 % intervals: two-level bootstrap (concepts x samples), {boot} replicates. AP and AUROC are macro averages.")
+        for note, value in first.notes.items():
+            if note not in ("guards", "no answer"):
+                click.echo(f"note: {note}: {short(value)}")
+    for result in results:
+        click.echo(f"wrote {result.path}")
+
+
+def short(value: object) -> str:
+    """A note in one line: names and counts, cut after a few."""
+    if isinstance(value, dict) and "count" in value:
+        shown = ", ".join(map(str, value["ids"][:3]))
+        return f"{value['count']} ({shown}{', ...' if value['count'] > 3 else ''})"
+    if isinstance(value, dict):
+        words = [f"{k} ({', '.join(f'{s} {n}' for s, n in v.items())})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items()]
+        return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
+    return str(value)
+
+
+def print_task(task: Task) -> None:
+    """Samples and positives per split, and what was left out."""
+    described = task.describe()
+    table = Table(title=f"task {task.name}, version {task.file.version}, {task.modality}", box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("concept")
+    for name, n in described["samples"].items():
+        table.add_column(f"{name} ({n})", justify="right")
+    for concept, counts in described["positives"].items():
+        table.add_row(concept, *(str(n) for n in counts.values()))
+    Console().print(table)
+    for note, value in task.notes.items():
+        click.echo(f"note: {note}: {short(value)}")
+    click.echo(f"fingerprint {task.fingerprint}")

@@ -1,0 +1,23 @@
+"""The floor of a table: guessing without looking (method section 6.1, Random)."""
+
+from collections.abc import Iterable
+
+from harness.api import Entry, Method, hookimpl
+
+
+@hookimpl
+def harness_register_scorers() -> Iterable[Entry]:
+    """`coin` and `always-yes`."""
+    return [
+        Entry("coin", "harness_guessing.scorers:Coin", "yes with probability 1/2, by a hash of seed, sample id and concept"),
+        Entry("always-yes", "harness_guessing.scorers:AlwaysYes", "yes to every sample and concept"),
+    ]
+
+
+@hookimpl
+def harness_register_methods() -> Iterable[Method]:
+    """`coin` and `always-yes` as rows."""
+    return [
+        Method("coin", "floor: a fair coin", scorer="coin", tags=("core",)),
+        Method("always-yes", "floor: yes to everything", scorer="always-yes", tags=("core",)),
+    ]
