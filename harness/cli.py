@@ -20,11 +20,11 @@ import yaml
 from harness import __version__
 from harness.errors import HarnessError, unknown
 from harness.registry import KINDS, Reference, Registry, load
-from harness.types import LEVELS, STREAMS, Method, RunSpec
+from harness.types import STREAMS, Method, RunSpec
 
 if TYPE_CHECKING:
     from harness.pipeline import Bench
-    from harness.types import Progress, Result
+    from harness.types import Progress
 
 LISTABLE = ("tasks", "methods", *KINDS)
 
@@ -44,11 +44,15 @@ def option(*names: str, **kwargs: Any) -> Callable[[Any], Any]:
 
 
 plugin_option = option(
-    "-p", "--plugin", multiple=True, expose_value=False, help="Load one more plugin (file.py or package), or leave one out (no:NAME)."
+    "-p",
+    "--plugin",
+    multiple=True,
+    expose_value=False,
+    help="Load one more plugin (file.py or package), or leave one out (no:NAME).",
 )
 
 
-class Lists(click.ParamType):
+class Lists(click.ParamType[tuple[str, ...]]):
     """A comma-separated list; with `multiple=True` flags add up."""
 
     name = "list"
@@ -86,8 +90,14 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 
 
 @cli.command()
-@several("--task", "-t", help="Task name(s), `name:option=value`, or path of a task YAML. Default: the backbone's own, if it has one.")
-@several("--backbone", "--model", "-b", help="Backbone(s): a name, hf:<id or folder>, embeddings:<folder>. Default: the task's.")
+@several(
+    "--task",
+    "-t",
+    help="Task name(s), `name:option=value`, or path of a task YAML. Default: the backbone's own, if it has one.",
+)
+@several(
+    "--backbone", "--model", "-b", help="Backbone(s): a name, hf:<id or folder>, embeddings:<folder>. Default: the task's."
+)
 @several("--method", "-m", help="Recipe name(s), a tag (detection), or `all`.  [default: superactivator]")
 @option("--concept-method", help="Compose a method: its concepts, e.g. mean or linear:estimator=logistic.")
 @option("--detector", help="Compose a method: its detector.")
@@ -102,20 +112,39 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 @option("--batch-size", type=click.IntRange(1), help="Samples per forward pass.  [default: 16]")
 @option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds every random choice.")
 @option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True, help="Bootstrap replicates for the intervals.")
-@option("--guards", type=click.Choice(["off", "cheap", "full"]), default="cheap", show_default=True, help="full adds shuffled labels.")
+@option(
+    "--guards",
+    type=click.Choice(["off", "cheap", "full"]),
+    default="cheap",
+    show_default=True,
+    help="full adds shuffled labels.",
+)
 @option("--log-tokens", is_flag=True, help="Keep the test tokens' scores, for `harness show-tokens`.")
 @option("--output", "-o", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go.")
 @option("--cache-dir", type=click.Path(path_type=Path), help="Where embeddings are kept.  [default: ~/.cache/concept-harness]")
-@option("--cache-bytes", default=8_000_000_000, show_default=True, type=click.IntRange(0), help="Room for embeddings; 0 stores none.")
+@option(
+    "--cache-bytes",
+    default=8_000_000_000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Room for embeddings; 0 stores none.",
+)
 @option("--block-tokens", default=8192, show_default=True, type=click.IntRange(1), help="Tokens per block of arithmetic.")
 @option("--levels", type=Lists(), help="Sparsity levels.  [default: the task's]", hidden=True)
 @option("--dry-run", is_flag=True, help="Print the plan: passes, bytes, what is cached. Compute nothing.")
 @option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print results as JSON.")
-@option("--config", "-C", type=click.Path(path_type=Path), callback=lambda c, p, v: read_config(c, v), is_eager=True, expose_value=False,
-        help="A config.yaml that a run wrote; flags and environment win over it.")
+@option(
+    "--config",
+    "-C",
+    type=click.Path(path_type=Path),
+    callback=lambda c, p, v: read_config(c, v),
+    is_eager=True,
+    expose_value=False,
+    help="A config.yaml that a run wrote; flags and environment win over it.",
+)
 @plugin_option
 @click.pass_obj
-def run(registry: Registry, as_json: bool, dry_run: bool, **options: Any) -> None:
+def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> None:
     """Fit on train, choose on cal, report on test: detection and localization, with intervals.
 
     \b
@@ -163,7 +192,9 @@ def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
         names = [name for name in backbones if own(registry, name) in (None, task)] if backbones else [declared.backbone]
         for backbone in names:
             if backbone is None:
-                raise HarnessError(f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`")
+                raise HarnessError(
+                    f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`"
+                )
             yield RunSpec(task=task, backbone=backbone, methods=methods, **options)
 
 
@@ -238,7 +269,15 @@ def read_config(ctx: click.Context, path: Path | None) -> None:
 def progress() -> Iterator[Progress]:
     """rich progress on stderr with rates and time left; plain lines where stderr is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (
@@ -277,7 +316,11 @@ def plan_text(bench: Bench) -> str:
     """What a run will do, in words."""
     plan, task = bench.plan, bench.task
     sizes = ", ".join(f"{len(split)} {name}" for name, split in task.splits.items())
-    missing = f"{plan.missing} of {plan.samples * len(plan.groups)} sample passes to embed" if plan.missing else "all embeddings are cached"
+    missing = (
+        f"{plan.missing} of {plan.samples * len(plan.groups)} sample passes to embed"
+        if plan.missing
+        else "all embeddings are cached"
+    )
     return "\n".join(
         [
             f"task       {task.name} ({sizes}; {len(task.concepts)} concepts), fingerprint {task.fingerprint[:12]}",
@@ -358,7 +401,9 @@ def show(registry: Registry, name: str) -> None:
         entries = registry.entries(kind)
         if name in entries:
             target = registry.target(kind, name)
-            click.echo(f"{what} {name}, from plugin {registry.owner(kind, name)} ({entries[name].target})\n  {entries[name].summary}")
+            click.echo(
+                f"{what} {name}, from plugin {registry.owner(kind, name)} ({entries[name].target})\n  {entries[name].summary}"
+            )
             click.echo(f"  {target.__name__}{inspect.signature(target)}\n\n{inspect.getdoc(target) or ''}\n")
             found = True
     if not found:
@@ -414,7 +459,9 @@ def leaderboard() -> None:
 
 @leaderboard.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
-@option("--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where pages go.")
+@option(
+    "--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where pages go."
+)
 @plugin_option
 def build(results: tuple[Path, ...], output: Path) -> None:
     """Write README.md and index.html from the results below the given folders (default: OUTPUT/results, else ./results).
@@ -428,7 +475,9 @@ def build(results: tuple[Path, ...], output: Path) -> None:
     roots = results or ((output / "results",) if (output / "results").is_dir() else (Path("results"),))
     for root in roots:
         if not root.is_dir():
-            raise HarnessError(f"no results folder {root.absolute()}; run `harness run` first, or name a folder that holds results")
+            raise HarnessError(
+                f"no results folder {root.absolute()}; run `harness run` first, or name a folder that holds results"
+            )
     for line in build_board(list(roots), output):
         click.echo(line)
 

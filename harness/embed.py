@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.numerics import Moments, boxes_hit, segment_max, spans_hit
-from harness.store import Geometry, Storage, StorageOverflow, Store, Values
+from harness.store import Geometry, Storage, Store, Values
 from harness.tasks import Split, Task
 from harness.types import SPLITS, Backbone, Embedded, Progress, Sample, Site, TokenEmbeddings, View
 
@@ -100,7 +100,9 @@ def _hit(marks: Sequence[Mapping[str, Any]], regions: Tensor, view: View | None,
         merged = coco_mask.merge([{"size": m["rle"]["size"], "counts": m["rle"]["counts"].encode()} for m in marks])
         mask = coco_mask.decode(merged).astype(bool)
     except (ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"bad mask of sample {sample_id!r}, concept {marks[0]['concept']!r}; {error}; give COCO RLE") from error
+        raise HarnessError(
+            f"bad mask of sample {sample_id!r}, concept {marks[0]['concept']!r}; {error}; give COCO RLE"
+        ) from error
     return boxes_hit(torch.from_numpy(apply_view(mask, view, nearest=True)), regions)
 
 
@@ -138,7 +140,9 @@ def _forward(backbone: Backbone, samples: Sequence[Sample], sites: Sequence[Site
         raise HarnessError(
             f"non-finite token of sample {sample.id!r} at layer {sites[layer].label}; backbone {backbone.name}; try --dtype float32"
         )
-    return replace(done, values=done.values.cpu(), offsets=done.offsets.cpu(), regions=done.regions.cpu(), summary=done.summary.cpu())
+    return replace(
+        done, values=done.values.cpu(), offsets=done.offsets.cpu(), regions=done.regions.cpu(), summary=done.summary.cpu()
+    )
 
 
 @dataclass(frozen=True)
@@ -377,7 +381,7 @@ class Plan:
     """What a run will do, before it does it: sizes from the real geometry of the first samples, and what is cached."""
 
     groups: tuple[LayerGroup, ...]
-    storage: Storage
+    storage: Storage | Literal["none"]
     tokens: int
     bytes: int
     missing: int
@@ -395,7 +399,7 @@ def plan(task: Task, backbone: Backbone, sites: Sequence[Site], how: PlanOptions
     tokens = round(per_sample * samples)
     stored = how.cache_bytes > 0 and getattr(backbone, "store", True)
     full = tokens * len(sites) * backbone.width * 4
-    dtype = how.storage or ("float32" if full <= how.cache_bytes else "float16")
+    dtype: Storage = how.storage or ("float32" if full <= how.cache_bytes else "float16")
     size = full if dtype == "float32" else full // 2
     parts = max(1, math.ceil(size / how.cache_bytes)) if stored else 1
     step = math.ceil(len(sites) / min(parts, len(sites)))

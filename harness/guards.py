@@ -79,7 +79,9 @@ def check_view(task: Task, backbone: Backbone) -> str:
     inputs = backbone.inputs([canvas])
     pixels = inputs.tensors.get("pixel_values")
     if inputs.views is None:
-        raise HarnessError(f"guard 'view' failed: backbone {backbone.name} takes images but gives no views; masks cannot be placed")
+        raise HarnessError(
+            f"guard 'view' failed: backbone {backbone.name} takes images but gives no views; masks cannot be placed"
+        )
     view = inputs.views[0]
     if pixels is None or pixels.shape[-2:] != (view.window_height, view.window_width):
         return "skipped: the model's pixels are not laid out as the view"
@@ -105,7 +107,7 @@ def check_shuffled(scores: NDArray[Any], labels: NDArray[Any]) -> str:
     mixed = [c for c in range(labels.shape[1]) if 0 < labels[:, c].sum() < n]
     if not mixed:
         return "skipped: no concept has both positives and negatives"
-    known = np.nan_to_num(scores, neginf=np.finfo(np.float32).min)
+    known = np.nan_to_num(scores, neginf=float(np.finfo(np.float32).min))
     mean = float(np.mean([roc_auc_score(labels[:, c], known[:, c]) for c in mixed]))
     positives = labels[:, mixed].sum(0)
     bound = 4 * float(np.mean(np.sqrt((n + 1) / (12 * positives * (n - positives)))))

@@ -76,7 +76,9 @@ def locate(
     """
     fit = getattr(localizer, "fit", None)
     fitted: Localizer = localizer if fit is None else fit(tokens.train, explained)
-    in_cal, in_test = (found[segment_ids(split.offsets)] for found, split in zip(detected, (tokens.cal, tokens.test), strict=True))
+    in_cal, in_test = (
+        found[segment_ids(split.offsets)] for found, split in zip(detected, (tokens.cal, tokens.test), strict=True)
+    )
     scores, _ = score_tokens(tokens.cal, fitted, explained)
     usable = (tokens.cal.truth == 1) & (in_cal if fitted.calibrate_on == "detected" else torch.ones_like(in_cal))
     cutoffs = torch.stack([tail_cutoffs(scores[usable[:, c], c][:, None], levels)[:, 0] for c in range(scores.shape[1])], -1)

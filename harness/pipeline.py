@@ -36,7 +36,7 @@ from harness.metrics import Bootstrap, all_rows
 from harness.provenance import provenance
 from harness.registry import Registry
 from harness.sites import choose_sites, pick_device, pick_dtype
-from harness.store import Storage, StorageOverflow, free_bytes
+from harness.store import Storage, StorageOverflowError, free_bytes
 from harness.tasks import Task, load_task, task_file
 from harness.types import (
     Backbone,
@@ -132,7 +132,9 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     setup = Setup(device, dtype, spec.image_size or declared.image_size, cache_dir)
     backbone = registry.create("backbones", spec.backbone, setup)
     if declared.modality != backbone.modality:
-        raise HarnessError(f"task {declared.task!r} is made of {declared.modality}s; backbone {spec.backbone!r} takes {backbone.modality}s")
+        raise HarnessError(
+            f"task {declared.task!r} is made of {declared.modality}s; backbone {spec.backbone!r} takes {backbone.modality}s"
+        )
     task = load_task(registry, spec.task, spec.limit, cache_dir)
     sites = choose_sites(spec.layers, spec.streams, backbone)
     arithmetic = device if device.startswith("cuda") else "cpu"  # float64 is needed, and not to be had elsewhere
@@ -180,7 +182,7 @@ def run(spec: RunSpec, registry: Registry, progress: Progress) -> list[Result]:
     """One result per method, each on disk when it is returned."""
     try:
         return measure(prepare(spec, registry), progress)
-    except StorageOverflow:
+    except StorageOverflowError:
         bench = prepare(spec, registry, storage="bfloat16")
         bench.notes["storage"] = "bfloat16: a value does not fit float16"
         return measure(bench, progress)
@@ -463,7 +465,7 @@ def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Ch
 
 def sample_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
     """The columns of `per_sample.parquet`: every cal and test sample's score, decision and label per concept, at the chosen layer."""
-    columns: dict[str, list[Any]] = {key: [] for key in ("split", "id", "concept", "layer", "score", "detected", "label")}
+    columns: dict[str, Any] = {key: [] for key in ("split", "id", "concept", "layer", "score", "detected", "label")}
     layers = [decided.layers[int(i)] for i in decided.chosen.layer]
     for name, scores in (("cal", decided.cal), ("test", decided.test)):
         split = bench.task.splits[name]

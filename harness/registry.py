@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -141,7 +142,9 @@ class Registry:
         if argument is None:
             return target(*given, **options)
         if len(inspect.signature(target).parameters) <= len(given) + len(options):
-            raise HarnessError(f"{KINDS[kind]} {name!r} takes no argument; got {argument!r} in {reference!r}; write it `{name}`")
+            raise HarnessError(
+                f"{KINDS[kind]} {name!r} takes no argument; got {argument!r} in {reference!r}; write it `{name}`"
+            )
         return target(*given, argument, **options)
 
     def add_commands(self, cli: click.Group) -> None:
@@ -188,7 +191,7 @@ def load(requests: Iterable[str] = ()) -> Registry:
             raise HarnessError(f"no plugin {request!r} given with -p; it is neither a .py file nor an importable package")
         if request.endswith(".py") and not Path(request).is_file():
             raise HarnessError(f"no plugin file {request}; given with -p; looked for {Path(request).absolute()}")
-        plugin = _register(manager, Path(request).stem, request, "", lambda request=request: _import(request))
+        plugin = _register(manager, Path(request).stem, request, "", partial(_import, request))
         if plugin.cause:
             raise HarnessError(f"plugin {request} (given with -p) cannot be used; {plugin.cause}")
         plugins.append(plugin)

@@ -45,7 +45,9 @@ def write_atomic(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise HarnessError(f"cannot write {path}; {error.strerror or error}; free some space or choose another folder") from error
+        raise HarnessError(
+            f"cannot write {path}; {error.strerror or error}; free some space or choose another folder"
+        ) from error
 
 
 def file_name(text: str) -> str:

@@ -51,7 +51,11 @@ def _indices(word: str, n: int, blocks: Sequence[int]) -> list[int]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    return f"{numbers[0]}..{numbers[-1]}" if list(numbers) == list(range(numbers[0], numbers[-1] + 1)) else ", ".join(map(str, numbers))
+    return (
+        f"{numbers[0]}..{numbers[-1]}"
+        if list(numbers) == list(range(numbers[0], numbers[-1] + 1))
+        else ", ".join(map(str, numbers))
+    )
 
 
 def pick_device(device: str) -> str:
@@ -71,5 +75,7 @@ def pick_dtype(dtype: str, device: str) -> str:
     if dtype not in allowed:
         raise unknown("dtype", dtype, allowed, "--dtype")
     if dtype == "float16" and device == "cpu":
-        raise HarnessError("float16 on a CPU is not computed in hardware; --dtype float16 with --device cpu; use bfloat16 or float32")
+        raise HarnessError(
+            "float16 on a CPU is not computed in hardware; --dtype float16 with --device cpu; use bfloat16 or float32"
+        )
     return "float32" if dtype == "auto" else dtype

@@ -30,7 +30,7 @@ Storage = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[Storage, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class StorageOverflow(Exception):
+class StorageOverflowError(Exception):
     """A value does not fit the 16-bit storage dtype; the caller takes the next one."""
 
 
@@ -88,14 +88,14 @@ class Store:
         return all((folder / name).is_file() for name in ["geometry.safetensors", *map(_file, sites)])
 
     def write(self, content: Sequence[str], sites: Sequence[Site], block: Embedded) -> None:
-        """Stores a block; raises `StorageOverflow` where a value becomes infinite in the storage dtype."""
+        """Stores a block; raises `StorageOverflowError` where a value becomes infinite in the storage dtype."""
         folder = self._block(content)
         if not (self.folder / "about.json").is_file():
             write_atomic(self.folder / "about.json", json.dumps(self._about, indent=1, default=str).encode())
         stored = block.values.to("cpu", DTYPES[self.dtype])
         summary = block.summary.to("cpu", DTYPES[self.dtype])
         if not (stored.isfinite().all() and summary.isfinite().all()):
-            raise StorageOverflow(self.dtype)
+            raise StorageOverflowError(self.dtype)
         views = torch.tensor(block.views or (), dtype=torch.int64).reshape(-1, len(View._fields))
         geometry = {"offsets": block.offsets.cpu(), "regions": block.regions.cpu().contiguous(), "views": views}
         for i, site in enumerate(sites):

@@ -46,7 +46,7 @@ def print_results(results: Sequence[Result]) -> None:
     """One table per (task, backbone), best weighted F1 first, then what was left out, then where the files are."""
     console = Console(width=None if Console().is_terminal else 150)
     for _, group in groupby(results, key=lambda r: (r.task["name"], r.task["fingerprint"], r.backbone["name"])):
-        rows = sorted(group, key=lambda r: -((s := r.score("f1", concept="weighted")) and s.value or 0.0))
+        rows = sorted(group, key=lambda r: -(((s := r.score("f1", concept="weighted")) and s.value) or 0.0))
         first = rows[0]
         sizes = "/".join(str(n) for n in first.task["samples"].values())
         limited = f", LIMITED to {first.task['limit']} per split" if first.task["limit"] else ""
@@ -61,7 +61,9 @@ def print_results(results: Sequence[Result]) -> None:
             table.add_row(row.method.name, *cells, layers_of(row))
         console.print(table)
         boot = first.spec.bootstrap
-        click.echo(f"95 % intervals: two-level bootstrap (concepts x samples), {boot} replicates. AP and AUROC are macro averages.")
+        click.echo(
+            f"95 % intervals: two-level bootstrap (concepts x samples), {boot} replicates. AP and AUROC are macro averages."
+        )
         for note, value in first.notes.items():
             if note not in ("guards", "no answer"):
                 click.echo(f"note: {note}: {short(value)}")
@@ -75,7 +77,10 @@ def short(value: object) -> str:
         shown = ", ".join(map(str, value["ids"][:3]))
         return f"{value['count']} ({shown}{', ...' if value['count'] > 3 else ''})"
     if isinstance(value, dict):
-        words = [f"{k} ({', '.join(f'{s} {n}' for s, n in v.items())})" if isinstance(v, dict) else f"{k} {v}" for k, v in value.items()]
+        words = [
+            f"{k} ({', '.join(f'{s} {n}' for s, n in v.items())})" if isinstance(v, dict) else f"{k} {v}"
+            for k, v in value.items()
+        ]
         return "; ".join(words[:5]) + (f"; and {len(words) - 5} more" if len(words) > 5 else "")
     return str(value)
 
@@ -83,7 +88,9 @@ def short(value: object) -> str:
 def print_task(task: Task) -> None:
     """Samples and positives per split, and what was left out."""
     described = task.describe()
-    table = Table(title=f"task {task.name}, version {task.file.version}, {task.modality}", box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(
+        title=f"task {task.name}, version {task.file.version}, {task.modality}", box=box.SIMPLE_HEAD, title_justify="left"
+    )
     table.add_column("concept")
     for name, n in described["samples"].items():
         table.add_column(f"{name} ({n})", justify="right")

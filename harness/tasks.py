@@ -149,7 +149,8 @@ def read_task(path: Path) -> TaskFile:
         if key not in raw:
             raise HarnessError(f"task file {path} has no key {key!r}; it is required")
     _check_values(raw, path)
-    return TaskFile(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    return TaskFile(**values)
 
 
 def _check_values(raw: dict[str, Any], path: Path) -> None:
@@ -164,7 +165,11 @@ def _check_values(raw: dict[str, Any], path: Path) -> None:
     need(raw["modality"] in MODALITIES, "modality", ", ".join(MODALITIES))
     need(isinstance(raw["dataset"], dict) and "name" in raw["dataset"], "dataset", "a mapping with `name` and options")
     if raw.get("concepts") is not None:
-        need(strings(raw["concepts"]) and len(raw["concepts"]) > 0, "concepts", "a list of names (quote yes, no, on, off), or null")
+        need(
+            strings(raw["concepts"]) and len(raw["concepts"]) > 0,
+            "concepts",
+            "a list of names (quote yes, no, on, off), or null",
+        )
         twice = [name for name, n in Counter(raw["concepts"]).items() if n > 1]
         if twice:
             raise HarnessError(f"task file {path}: key 'concepts' names {twice[0]!r} twice; every concept once")
@@ -180,7 +185,11 @@ def _check_values(raw: dict[str, Any], path: Path) -> None:
         raw["min_positive"] = {split: value.get(split, 1) for split in SPLITS}
     if "levels" in raw:
         levels = raw["levels"]
-        ok = isinstance(levels, list) and all(isinstance(x, float) and 0 < x < 1 for x in levels) and levels == sorted(set(levels))
+        ok = (
+            isinstance(levels, list)
+            and all(isinstance(x, float) and 0 < x < 1 for x in levels)
+            and levels == sorted(set(levels))
+        )
         need(ok and len(levels) > 0, "levels", "rising fractions between 0 and 1")
     if "image_size" in raw:
         need(isinstance(raw["image_size"], int) and raw["image_size"] > 0, "image_size", "a whole number of pixels")
@@ -224,7 +233,9 @@ def load_task(registry: Registry, reference: str, limit: int | None = None, cach
         keep = {split: _spread(rows[split], concepts, limit) for split in SPLITS}
         rows = {split: rows[split].select(keep[split]) for split in SPLITS}
         hashes = {split: [hashes[split][i] for i in keep[split]] for split in SPLITS}
-        concepts = _enough_positives(concepts, rows, dataclasses.replace(declared, min_positive=dict.fromkeys(SPLITS, 1)), notes)
+        concepts = _enough_positives(
+            concepts, rows, dataclasses.replace(declared, min_positive=dict.fromkeys(SPLITS, 1)), notes
+        )
     splits = {split: Split(split, rows[split], concepts, hashes[split], declared.modality) for split in SPLITS}
     _note_contradictions(splits, notes)
     return Task(declared, declared.task, concepts, splits, _fingerprint(declared, concepts, splits), limit, notes)
@@ -242,7 +253,9 @@ def _load_rows(registry: Registry, declared: TaskFile) -> dict[str, Any]:
     needed = {"image": ["image"], "text": ["text"], "tokens": []}[declared.modality]
     for split in SPLITS:
         if split not in loaded:
-            raise HarnessError(f"data set {declared.dataset['name']!r} of {where} has no split {split!r}; it has {', '.join(loaded)}")
+            raise HarnessError(
+                f"data set {declared.dataset['name']!r} of {where} has no split {split!r}; it has {', '.join(loaded)}"
+            )
         for column in ["id", "concepts", "regions", *needed]:
             if column not in loaded[split].column_names:
                 has = ", ".join(loaded[split].column_names)
@@ -278,7 +291,9 @@ def _check_ids(rows: Mapping[str, Any], hashes: Mapping[str, Sequence[str]], not
     """Raises on an id that is there twice; notes content that stands in two splits."""
     twice = [name for name, n in Counter(name for split in SPLITS for name in rows[split]["id"]).items() if n > 1]
     if twice:
-        raise HarnessError(f"sample id {twice[0]!r} is there twice ({len(twice)} such ids); every sample needs an id of its own")
+        raise HarnessError(
+            f"sample id {twice[0]!r} is there twice ({len(twice)} such ids); every sample needs an id of its own"
+        )
     for first, second in (("train", "cal"), ("train", "test"), ("cal", "test")):
         shared = set(hashes[first])
         same = [name for name, content in zip(rows[second]["id"], hashes[second], strict=True) if content in shared]

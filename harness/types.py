@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
-    import torch
     from torch import Tensor
 
 LEVELS: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -197,7 +196,8 @@ class Backbone(Protocol):
 class Concepts(Protocol):
     """Fitted units. `vectors` [L, K, d], one direction per unit in the normalised space, or None where a unit is no direction."""
 
-    vectors: Tensor | None
+    @property
+    def vectors(self) -> Tensor | None: ...
 
     def activate(self, block: TokenEmbeddings) -> Tensor:
         """[L, T, K] float32."""
@@ -218,7 +218,8 @@ class Detector(Protocol):
     An optional `fit(train, concepts)` returns the fitted detector; without it the detector is used as it is.
     """
 
-    calibrate_on: CalibrateOn
+    @property
+    def calibrate_on(self) -> CalibrateOn: ...
 
     def pool(self, activations: Tensor, block: TokenEmbeddings) -> Tensor:
         """[L, T, K] -> [L, S, K]; a sample without tokens pools to -inf."""
@@ -231,7 +232,8 @@ class Scorer(Protocol):
     fixed: detected iff score >= 0.5, NaN = no answer; no level is chosen. An optional `fit(train, labels, seed)` comes first.
     """
 
-    calibrate_on: CalibrateOn
+    @property
+    def calibrate_on(self) -> CalibrateOn: ...
 
     def score(self, samples: Sequence[Sample], concepts: Sequence[str]) -> np.ndarray:
         """[S, C] float64."""
@@ -245,9 +247,14 @@ class Explained(Protocol):
     calibrated on tokens at the chosen level · vectors [C, d] or None.
     """
 
-    layers: Tensor
-    cutoffs: Tensor
-    vectors: Tensor | None
+    @property
+    def layers(self) -> Tensor: ...
+
+    @property
+    def cutoffs(self) -> Tensor: ...
+
+    @property
+    def vectors(self) -> Tensor | None: ...
 
     def activations(self, block: TokenEmbeddings) -> Tensor:
         """[T, C] float32."""
@@ -267,7 +274,8 @@ class Localizer(Protocol):
     An optional `fit(train, explained)` returns the fitted localizer.
     """
 
-    calibrate_on: Literal["tokens", "detected"]
+    @property
+    def calibrate_on(self) -> Literal["tokens", "detected"]: ...
 
     def score(self, block: TokenEmbeddings, explained: Explained) -> Tensor:
         """[T, C] float32."""
