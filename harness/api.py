@@ -36,12 +36,17 @@ from harness.types import (
 
 if TYPE_CHECKING:
     from harness.embed import apply_view, capture, square_patches
+    from harness.masks import checked_rle, rle_mask
+    from harness.network import unreachable
     from harness.numerics import segment_last, segment_max, segment_mean, segment_pick, segment_sum
     from harness.results import read_result, read_tokens, write_atomic
     from harness.tasks import load_task
 
 _LAZY = {
     "apply_view": "harness.embed",
+    "checked_rle": "harness.masks",
+    "rle_mask": "harness.masks",
+    "unreachable": "harness.network",
     "capture": "harness.embed",
     "square_patches": "harness.embed",
     "segment_last": "harness.numerics",
@@ -83,10 +88,12 @@ __all__ = [
     "View",
     "apply_view",
     "capture",
+    "checked_rle",
     "hookimpl",
     "load_task",
     "read_result",
     "read_tokens",
+    "rle_mask",
     "segment_last",
     "segment_max",
     "segment_mean",
@@ -94,6 +101,7 @@ __all__ = [
     "segment_sum",
     "square_patches",
     "unknown",
+    "unreachable",
     "write_atomic",
 ]
 

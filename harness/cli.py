@@ -130,7 +130,6 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
     help="Room for embeddings; 0 stores none.",
 )
 @option("--block-tokens", default=8192, show_default=True, type=click.IntRange(1), help="Tokens per block of arithmetic.")
-@option("--levels", type=Lists(), help="Sparsity levels.  [default: the task's]", hidden=True)
 @option("--dry-run", is_flag=True, help="Print the plan: passes, bytes, what is cached. Compute nothing.")
 @option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print results as JSON.")
 @option(
@@ -183,7 +182,6 @@ def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
     methods = chosen_methods(registry, flat(options.pop("method")), options)
     options["streams"] = tuple(flat(options["streams"]))
     options["cache_dir"] = options["cache_dir"] or RunSpec.cache_dir
-    options.pop("levels")
     if not tasks and not backbones:
         raise HarnessError("nothing to run; give --task (see `harness list tasks`); e.g. `harness run --task toy --method all`")
     tasks = tasks or [own_task(registry, backbone) for backbone in backbones]

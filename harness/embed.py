@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import PIL.Image
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.masks import rle_mask
 from harness.numerics import Moments, boxes_hit, segment_max, spans_hit
 from harness.store import Geometry, Storage, Store, Values
 from harness.tasks import Split, Task
@@ -97,8 +97,7 @@ def _hit(marks: Sequence[Mapping[str, Any]], regions: Tensor, view: View | None,
     if view is None:
         return spans_hit(torch.tensor([[mark["start"], mark["end"]] for mark in marks]), regions)
     try:
-        merged = coco_mask.merge([{"size": m["rle"]["size"], "counts": m["rle"]["counts"].encode()} for m in marks])
-        mask = coco_mask.decode(merged).astype(bool)
+        mask = rle_mask([mark["rle"] for mark in marks])
     except (ValueError, KeyError, TypeError) as error:
         raise HarnessError(
             f"bad mask of sample {sample_id!r}, concept {marks[0]['concept']!r}; {error}; give COCO RLE"

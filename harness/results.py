@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 COMPLETE = "complete"
+NO_NUMBER = ("output", "cache_dir", "guards", "log_tokens")
+"""Options that change no number, and so are no part of a run's identity."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -57,7 +59,7 @@ def file_name(text: str) -> str:
 
 def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
     """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
-    plain = {key: value for key, value in config(spec, method).items() if key not in ("output", "cache_dir", "device")}
+    plain = {key: value for key, value in config(spec, method).items() if key not in NO_NUMBER}
     identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, task["fingerprint"], dict(backbone)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
@@ -68,7 +70,7 @@ def config(spec: RunSpec, method: Method) -> dict[str, Any]:
     """The options that repeat this run: what `harness run --config` reads."""
     plain = dataclasses.asdict(spec)
     del plain["methods"]
-    plain.update(streams=list(spec.streams), levels=list(spec.levels), output=str(spec.output), cache_dir=str(spec.cache_dir))
+    plain.update(streams=list(spec.streams), output=str(spec.output), cache_dir=str(spec.cache_dir))
     if "composed" in method.tags:
         parts = {"concept_method": method.concepts, "detector": method.detector, "localizer": method.localizer}
         plain.update({key: value for key, value in parts.items() if value})

@@ -7,6 +7,7 @@ regions): the datasets library's fingerprint does not change when the pixels beh
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import io
 import json
@@ -356,9 +357,12 @@ def _readable(image: Mapping[str, Any]) -> bool:
 
 
 def _all_concepts(rows: Mapping[str, Any], declared: TaskFile) -> list[str]:
+    """The declared concepts, else all there are. A declared one that no sample has is a typo where a name that is there is near."""
     there = {name for split in SPLITS for names in rows[split]["concepts"] for name in names}
-    for name in declared.concepts or ():
-        if name not in there:
+    for name in set(declared.concepts or ()) - there:
+        if difflib.get_close_matches(name, there - set(declared.concepts or ()), cutoff=0.8) or not there.intersection(
+            declared.concepts or ()
+        ):
             raise unknown("concept", name, there, f"task {declared.task!r}: no sample of the data set has it")
     return list(declared.concepts or sorted(there))
 

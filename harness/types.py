@@ -327,7 +327,6 @@ class RunSpec:
     streams: tuple[str, ...] = ("residual",)
     image_size: int | None = None
     normalization: str = "train"
-    levels: tuple[float, ...] = LEVELS
     limit: int | None = None
     device: str = "auto"
     dtype: str = "auto"

@@ -13,7 +13,6 @@ import os
 import shutil
 import stat
 import sys
-import threading
 import urllib.error
 import urllib.request
 import zipfile
@@ -26,11 +25,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from harness.api import HarnessError
+from harness.api import HarnessError, unreachable
 
 HOST = "http://images.cocodataset.org"
 IMAGE_BYTES = 163_500  # mean size of a train2017 image: train2017.zip has 19,336,861,798 bytes and 118,287 images
-PROBE_SECONDS, TRANSFER_SECONDS = 3.0, 30.0
+TRANSFER_SECONDS = 30.0
 CHUNK = 1 << 20
 
 
@@ -133,23 +132,6 @@ class Downloads:
             if not target.exists():
                 file.replace(target)
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def unreachable(url: str) -> str | None:
-    """Why `url` does not answer, after one attempt of at most three seconds (name lookup included); None if it does."""
-    causes: list[str | None] = []
-
-    def attempt() -> None:
-        try:
-            with urllib.request.urlopen(_request(url, method="HEAD"), timeout=PROBE_SECONDS):  # noqa: S310 (see _request)
-                causes.append(None)
-        except (OSError, http.client.HTTPException) as cause:
-            causes.append(str(cause))
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return causes[0] if causes else f"no answer in {PROBE_SECONDS:g} s"
 
 
 def fetch(url: str, target: Path, archive: Archive | None = None, report: Callable[[int], object] = lambda done: None) -> None:

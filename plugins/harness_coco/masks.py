@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from harness.api import HarnessError
+from harness.api import HarnessError, checked_rle
 from harness_coco.reading import Listing, Picture
 
 Rle = dict[str, Any]
@@ -111,47 +111,19 @@ def _from_polygons(polygons: Sequence[Sequence[float]], picture: Picture) -> Rle
         if points.size >= 6:
             kept.append(points.tolist())
     if not kept:
-        return _from_runs([picture.height * picture.width], picture)
+        return checked_rle([picture.height, picture.width], [picture.height * picture.width])
     return dict(coco_mask.merge(coco_mask.frPyObjects(kept, picture.height, picture.width)))
 
 
 def _from_rle(rle: Rle, picture: Picture) -> Rle:
     if list(rle["size"]) != [picture.height, picture.width]:
         raise ValueError(f"the mask has (height, width) {tuple(rle['size'])}, the image has {(picture.height, picture.width)}")
-    counts = rle["counts"]
-    runs = counts if isinstance(counts, list) else _run_lengths(_as_bytes(counts))
-    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != picture.height * picture.width:
-        raise ValueError("the run lengths do not fill the image")
-    return _from_runs(runs, picture)
-
-
-def _from_runs(runs: list[int], picture: Picture) -> Rle:
-    size = [picture.height, picture.width]
-    return dict(coco_mask.frPyObjects({"size": size, "counts": runs}, *size))
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """The run lengths of a compressed RLE string (maskApi.c): five bits a character; from the fourth run on, differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("`counts` is not a COCO RLE string")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (1 << shift) if bits & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("`counts` is a truncated COCO RLE string")
-    return runs
-
-
-def _as_bytes(counts: str | bytes) -> bytes:
-    return counts if isinstance(counts, bytes) else counts.encode("ascii")
+    return checked_rle(rle["size"], rle["counts"])
 
 
 def _as_text(rle: Rle) -> Rle:
-    return {"size": [int(side) for side in rle["size"]], "counts": _as_bytes(rle["counts"]).decode("ascii")}
+    counts = rle["counts"]
+    return {
+        "size": [int(side) for side in rle["size"]],
+        "counts": counts if isinstance(counts, str) else counts.decode("ascii"),
+    }

@@ -14,4 +14,6 @@ def harness_register_datasets() -> Iterable[Entry]:
 @hookimpl
 def harness_register_backbones() -> Iterable[Entry]:
     """`embeddings`."""
-    return [Entry("embeddings", "harness_embeddings.folder:StoredEmbeddings", "embeddings:<folder>, token embeddings stored by you")]
+    return [
+        Entry("embeddings", "harness_embeddings.folder:StoredEmbeddings", "embeddings:<folder>, token embeddings stored by you")
+    ]

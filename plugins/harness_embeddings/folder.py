@@ -47,7 +47,9 @@ class Folder:
                 raise HarnessError(f"no file {name} in {self.path.absolute()}; a folder of embeddings {LAYOUT}")
         for name in ("offsets", "labels"):
             if name not in self.names:
-                raise HarnessError(f"no tensor {name!r} in {self.path / 'tokens.safetensors'}; it holds {', '.join(sorted(self.names))}")
+                raise HarnessError(
+                    f"no tensor {name!r} in {self.path / 'tokens.safetensors'}; it holds {', '.join(sorted(self.names))}"
+                )
         self._check()
 
     def _check(self) -> None:
@@ -55,12 +57,16 @@ class Folder:
         samples, concepts = len(self.samples), len(self.concepts)
         tokens = int(offsets[-1]) if len(offsets) else 0
         if len(offsets) != samples + 1 or int(offsets[0]) != 0 or bool((offsets.diff() < 0).any()):
-            raise HarnessError(f"bad offsets in {self.path}; {samples} samples need {samples + 1} rising numbers from 0; got {len(offsets)}")
+            raise HarnessError(
+                f"bad offsets in {self.path}; {samples} samples need {samples + 1} rising numbers from 0; got {len(offsets)}"
+            )
         shapes = {"labels": (tuple(labels.shape), (samples, concepts))}
         if "truth" in self.names:
             shapes["truth"] = (self.shape("truth"), (tokens, concepts))
         if not self.layers:
-            raise HarnessError(f"no tensor layer.<i> in {self.path / 'tokens.safetensors'}; it holds {', '.join(sorted(self.names))}")
+            raise HarnessError(
+                f"no tensor layer.<i> in {self.path / 'tokens.safetensors'}; it holds {', '.join(sorted(self.names))}"
+            )
         width = self.shape(f"layer.{self.layers[0]}")[-1]
         for layer in self.layers:
             shapes[f"layer.{layer}"] = (self.shape(f"layer.{layer}"), (tokens, width))
@@ -107,7 +113,9 @@ class Folder:
             rows = list(csv.DictReader(opened))
         for number, row in enumerate(rows, 2):
             if not row.get("id") or row.get("split") not in SPLITS:
-                raise HarnessError(f"bad row in {path}, line {number}; needs an id and a split; allowed splits: {', '.join(SPLITS)}")
+                raise HarnessError(
+                    f"bad row in {path}, line {number}; needs an id and a split; allowed splits: {', '.join(SPLITS)}"
+                )
         return rows
 
     @cached_property

@@ -12,9 +12,15 @@ def harness_register_metrics() -> Iterable[Entry]:
         Entry("f1", "harness_metrics.counted:F1", "2TP / (2TP + FP + FN) over samples"),
         Entry("precision", "harness_metrics.counted:Precision", "TP / (TP + FP) over samples"),
         Entry("recall", "harness_metrics.counted:Recall", "TP / (TP + FN) over samples"),
-        Entry("average_precision", "harness_metrics.ranked:AveragePrecision", "area under the precision-recall steps, over samples"),
+        Entry(
+            "average_precision",
+            "harness_metrics.ranked:AveragePrecision",
+            "area under the precision-recall steps, over samples",
+        ),
         Entry("auroc", "harness_metrics.ranked:Auroc", "area under the ROC curve, over samples"),
         Entry("token_f1", "harness_metrics.counted:TokenF1", "2TP / (2TP + FP + FN) over the annotated tokens of all samples"),
         Entry("token_iou", "harness_metrics.counted:TokenIou", "TP / (TP + FP + FN) over the annotated tokens of all samples"),
-        Entry("token_average_precision", "harness_metrics.ranked:TokenAveragePrecision", "average precision over annotated tokens"),
+        Entry(
+            "token_average_precision", "harness_metrics.ranked:TokenAveragePrecision", "average precision over annotated tokens"
+        ),
     ]

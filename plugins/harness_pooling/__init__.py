@@ -23,8 +23,20 @@ def harness_register_detectors() -> Iterable[Entry]:
 def harness_register_methods() -> Iterable[Method]:
     """One recipe per baseline, on linear separators."""
     tokens = [
-        Method(name, f"{what} on linear separators", concepts="linear", detector=name, localizer="direct", tags=("core", "detection"))
-        for name, what in (("max", "strongest token"), ("mean", "mean token"), ("last", "last token"), ("random", "a random token"))
+        Method(
+            name,
+            f"{what} on linear separators",
+            concepts="linear",
+            detector=name,
+            localizer="direct",
+            tags=("core", "detection"),
+        )
+        for name, what in (
+            ("max", "strongest token"),
+            ("mean", "mean token"),
+            ("last", "last token"),
+            ("random", "a random token"),
+        )
     ]
     summary = Method(
         "summary",

@@ -8,7 +8,13 @@ from harness.api import Entry, Method, hookimpl
 @hookimpl
 def harness_register_detectors() -> Iterable[Entry]:
     """`superactivator`."""
-    return [Entry("superactivator", "harness_superactivator.detector:SuperActivator", "strongest token, cutoff in the tail of in-concept tokens")]
+    return [
+        Entry(
+            "superactivator",
+            "harness_superactivator.detector:SuperActivator",
+            "strongest token, cutoff in the tail of in-concept tokens",
+        )
+    ]
 
 
 @hookimpl

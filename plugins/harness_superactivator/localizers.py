@@ -75,7 +75,9 @@ class SuperActivatorMap:
         columns = []
         for c, direction in enumerate(self.directions):
             tokens = explained.embeddings(block, c).double()
-            target = self._own(tokens, block, explained, c) if self.vector == "sample-mean" else direction.expand(len(tokens), -1)
+            target = (
+                self._own(tokens, block, explained, c) if self.vector == "sample-mean" else direction.expand(len(tokens), -1)
+            )
             norms = tokens.norm(dim=1) * target.norm(dim=1)
             columns.append((tokens * target).sum(1) / norms.clamp(min=TINY))
         return torch.stack(columns, 1).float()

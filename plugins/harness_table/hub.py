@@ -6,21 +6,16 @@ from its cache: so one attempt of three seconds comes first, and the cached revi
 
 from __future__ import annotations
 
-import threading
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, List
 
-from harness.api import HarnessError, unknown
+from harness.api import HarnessError, unknown, unreachable
 from harness_table.reading import Row
-
-PROBE_SECONDS = 3.0
 
 
 def read_hub(name: str, subset: str | None, revision: str | None, splits: Mapping[str, str] | None) -> list[Row]:
@@ -88,20 +83,3 @@ def _offline(offline: bool) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def unreachable(url: str) -> str | None:
-    """Why `url` does not answer, after one attempt of at most three seconds (name lookup included); None if it does."""
-    causes: list[str | None] = []
-
-    def attempt() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS):  # noqa: S310 (HF_ENDPOINT)
-                causes.append(None)
-        except (OSError, HTTPException, ValueError) as cause:
-            causes.append(str(cause))
-
-    thread = threading.Thread(target=attempt, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return causes[0] if causes else f"no answer in {PROBE_SECONDS:g} s"

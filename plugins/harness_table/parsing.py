@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from harness.api import HarnessError, unknown
+from harness.api import HarnessError, checked_rle, unknown
 from harness_table.reading import Row
 
 COLUMNS = ("id", "image", "text", "concepts", "regions", "masks", "split")
@@ -197,7 +197,10 @@ def _rles(row: Row, column: str | None) -> list[dict[str, Any]] | None:
     if regions is None:
         return None
     try:
-        return [{"concept": region["concept"], "rle": _rle(region["rle"])} for region in regions]
+        return [
+            {"concept": region["concept"], "rle": checked_rle(region["rle"]["size"], region["rle"]["counts"])}
+            for region in regions
+        ]
     except (KeyError, TypeError, ValueError) as cause:
         raise _fail(row, column, f"a mask cannot be decoded ({type(cause).__name__}: {cause})", allowed) from cause
 
@@ -242,35 +245,6 @@ def _json(row: Row, column: str | None) -> Any:
         return json.loads(row.values[column or ""])
     except ValueError as cause:
         raise _fail(row, column, f"not JSON ({cause})", "a string in this column must be JSON") from cause
-
-
-def _rle(rle: Mapping[str, Any]) -> dict[str, Any]:
-    size, counts = [*rle["size"]], rle["counts"]
-    if len(size) != 2 or not all(_whole(side) and 0 < side < 1 << 15 for side in size):
-        raise ValueError(f"size {size} is not [height, width]")
-    runs = counts if isinstance(counts, list) else _run_lengths(counts if isinstance(counts, bytes) else counts.encode("ascii"))
-    if not all(_whole(run) and run >= 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError("the run lengths do not fill the size")
-    return _as_text(coco_mask.frPyObjects({"size": size, "counts": runs}, *size))
-
-
-def _run_lengths(counts: bytes) -> list[int]:
-    """The run lengths of a compressed RLE string (maskApi.c): five bits a character; from the fourth run on, differences."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = character - 48
-        if not 0 <= bits < 64 or shift > 30:
-            raise ValueError("counts is not a COCO RLE string")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (1 << shift) if bits & 16 else 0
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("counts is a truncated COCO RLE string")
-    return runs
 
 
 def _as_text(rle: Mapping[str, Any]) -> dict[str, Any]:

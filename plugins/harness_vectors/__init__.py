@@ -10,5 +10,9 @@ def harness_register_concept_methods() -> Iterable[Entry]:
     """`mean` and `linear`."""
     return [
         Entry("mean", "harness_vectors.mean:Mean", "mean of the positive train tokens, activation = cosine (the paper's avg)"),
-        Entry("linear", "harness_vectors.linear:Linear", "linear separator (estimator=lda, logistic or adam), activation = dot product"),
+        Entry(
+            "linear",
+            "harness_vectors.linear:Linear",
+            "linear separator (estimator=lda, logistic or adam), activation = dot product",
+        ),
     ]

@@ -1,0 +1,322 @@
+"""Contract checks for plugin authors: `check_detector(MyDetector())` raises an AssertionError that says what is wrong.
+
+They run a part on a small made-up world, on the CPU, as the pipe would: blocks of any size, samples without tokens, no label of cal
+or test in sight. They say nothing about how good a part is. The command line never imports this module.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import PIL.Image
+import torch
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from harness import types
+from harness.errors import HarnessError
+from harness.localize import Explanation
+from harness.types import SPLITS, STREAMS, Evaluation, Sample, Site, TokenEmbeddings
+
+T = TypeVar("T")
+LENGTHS = (4, 1, 0, 6, 3, 5, 2, 4, 3, 6, 2, 4)
+CONCEPTS, SITES, WIDTH = ("red", "round", "rare"), (Site(0), Site(2)), 8
+S, C = len(LENGTHS), len(CONCEPTS)
+TOLERANCE = 1e-4
+
+
+class MadeUp:
+    """`Blocks` of planted concepts; sample 2 has no tokens, the last is not annotated. `places`: which samples, in which order."""
+
+    def __init__(self, per_block: int = S, places: Sequence[int] = range(S), positives: bool = True) -> None:
+        g = torch.Generator().manual_seed(11)
+        self.concepts: tuple[str, ...] = CONCEPTS
+        self.sites: tuple[Site, ...] = SITES
+        self.width, self.seed, self._per_block = WIDTH, 5, per_block
+        member = torch.repeat_interleave(torch.arange(S), torch.tensor(LENGTHS))
+        labels = torch.rand(S, C, generator=g) < 0.5
+        labels[:2], labels[:, -1] = torch.tensor([[True], [False]]), labels[:, -1] & positives
+        truth = (labels[member] & (torch.rand(len(member), C, generator=g) < 0.7)).to(torch.int8)
+        values = torch.randn(len(SITES), len(member), WIDTH, generator=g)
+        values[:, :, :C] += 3.0 * truth
+        truth[member == S - 1] = -1
+        rows = torch.cat([(member == place).nonzero()[:, 0] for place in places])
+        self.values, self.truth, self.labels = values[:, rows], truth[rows], labels[list(places)]
+        self.offsets = torch.tensor([0, *(LENGTHS[place] for place in places)]).cumsum(0)
+        self.ids = tuple(f"sample-{place}" for place in places)
+
+    def __iter__(self) -> Iterator[TokenEmbeddings]:
+        for first in range(0, len(self.ids), self._per_block):
+            offsets = self.offsets[first : first + self._per_block + 1]
+            here, samples = slice(int(offsets[0]), int(offsets[-1])), slice(first, first + self._per_block)
+            given = self.values[:, here].clone(), offsets - offsets[0], self.ids[samples], self.sites
+            yield TokenEmbeddings(*given, self.labels[samples].clone(), self.truth[here].clone())
+
+    def blind(self) -> Iterator[TokenEmbeddings]:
+        """The blocks as cal and test give them."""
+        return (TokenEmbeddings(block.values, block.offsets, block.ids, block.sites) for block in self)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """[L, N, d]."""
+        return self.values[:, index]
+
+
+class Axes:
+    """Concepts whose vectors are the planted axes."""
+
+    vectors = torch.eye(C, WIDTH).expand(len(SITES), -1, -1)
+
+    def activate(self, block: TokenEmbeddings) -> Tensor:
+        """[L, T, C]."""
+        return block.values @ self.vectors.transpose(1, 2)
+
+
+def check_detector(detector: types.Detector) -> None:
+    """Raises where a score has a wrong shape, depends on anything but the sample's own tokens, or falls as all of these rise."""
+    name = _named(detector, "pool", calibrate_on=("tokens", "samples"))
+    concepts, mine = Axes(), _fitted(detector, MadeUp(), Axes())
+
+    def pool(blocks: MadeUp, shift: float = 0.0) -> Tensor:
+        return torch.cat([mine.pool(concepts.activate(block) + shift, block) for block in blocks.blind()], 1)
+
+    scores = _same_everywhere(f"{name}.pool", pool, (len(SITES), S, C))
+    there = torch.tensor(LENGTHS) > 0
+    _need((scores[:, ~there] == -torch.inf).all(), f"{name}.pool gives a sample without tokens a score; it must be -inf")
+    _need(scores[:, there].isfinite().all(), f"{name}.pool gives a sample with tokens a score that is not finite")
+    raised = pool(MadeUp(), 1.0)[:, there] - scores[:, there]
+    _need((raised > -TOLERANCE).all(), f"{name}.pool is not monotone: a score falls when every activation rises by 1")
+    block = next(MadeUp().blind())
+    given = concepts.activate(block)
+    mine.pool(given, block)
+    _need(torch.equal(given, concepts.activate(block)), f"{name}.pool changes the activations that other detectors read too")
+
+
+def check_concept_method(method: types.ConceptMethod) -> None:
+    """Raises where units have a wrong shape, are not repeatable, or where a token's activation depends on other tokens."""
+    name, train = _named(method, "fit"), MadeUp()
+    concepts = _once(f"{name}.fit", lambda: method.fit(train))
+    _need(torch.equal(train.values, MadeUp().values), f"{name}.fit changes the tokens it is given")
+    _named(concepts, "vectors", "activate")
+
+    def activate(blocks: MadeUp, fitted: types.Concepts = concepts) -> Tensor:
+        return torch.cat([fitted.activate(block) for block in blocks.blind()], 1)
+
+    found = _same_everywhere(f"{type(concepts).__name__}.activate", activate, (len(SITES), sum(LENGTHS), C))
+    _need(found.dtype == torch.float32, f"{name}: activations are {found.dtype}; they must be float32")
+    if concepts.vectors is not None:
+        _shaped(f"{name}: vectors", concepts.vectors, (len(SITES), C, WIDTH))
+    again = activate(train, _once(f"{name}.fit", lambda: method.fit(train)))
+    _need(_close(found, again), f"{name}.fit gives other units each time; derive every random choice from train.seed")
+    blocks = activate(train, method.fit(MadeUp(per_block=3)))
+    _need(_close(found, blocks, 1e-2), f"{name}.fit depends on the block size; accumulate over blocks, in float64")
+    lonely = activate(train, method.fit(MadeUp(positives=False)))[..., :-1]
+    _need(lonely.isfinite().all(), f"{name}.fit: one concept without positives spoils the others; give it NaN alone")
+
+
+def check_localizer(localizer: types.Localizer) -> None:
+    """Raises where a map has a wrong shape, is not repeatable, or depends on labels or on other samples."""
+    name = _named(localizer, "score", calibrate_on=("tokens", "detected"))
+    explained = Explanation(Axes(), torch.tensor([0, 1, 1]), torch.full((C,), 2.0, dtype=torch.float64))
+
+    def score(blocks: MadeUp) -> Tensor:
+        mine = _fitted(localizer, MadeUp(), explained)
+        return torch.cat([mine.score(block, explained) for block in blocks.blind()])
+
+    found = _same_everywhere(f"{name}.score", score, (sum(LENGTHS), C))
+    _need(found.isfinite().all(), f"{name}.score gives a token a score that is not finite")
+
+
+def check_backbone(backbone: types.Backbone, samples: Sequence[Sample] = (), tolerance: float = 2e-3) -> None:
+    """Raises where a token is not placed, is not the same alone and in a batch, or a site is not the one asked for."""
+    members = ("name", "revision", "n_layers", "width", "identity", "inputs", "forward")
+    name, samples = _named(backbone, *members, modality=("image", "text", "tokens")), samples or made_up_samples(4)
+    json.dumps(dict(backbone.identity))
+    sites = [Site(i) for i in getattr(backbone, "layers", range(backbone.n_layers + 1))]
+    inputs, images = backbone.inputs(samples), backbone.modality == "image"
+    lengths = inputs.positions.sum(1).cpu()
+    _shaped(f"{name}.inputs: regions", inputs.regions, (int(lengths.sum()), 4 if images else 2))
+    _need((inputs.views is not None) == images, f"{name}.inputs: one view per image, and None for anything else")
+
+    def embed(batch: Sequence[Sample], wanted: Sequence[Site] = sites) -> tuple[Tensor, Tensor, Tensor]:
+        with torch.inference_mode():
+            done = backbone.forward(backbone.inputs(batch), wanted)
+        return done.values.float().cpu(), done.offsets.cpu(), done.summary.float().cpu()
+
+    values, offsets, summary = _once(f"{name}.forward", lambda: embed(samples))
+    _shaped(f"{name}.forward: values", values, (len(sites), int(lengths.sum()), backbone.width))
+    _shaped(f"{name}.forward: summary", summary, (len(sites), len(samples), backbone.width))
+    _need(values.isfinite().all(), f"{name}.forward gives a value that is not finite")
+    _need(offsets.tolist() == [0, *lengths.cumsum(0).tolist()], f"{name}.forward: offsets do not fit the inputs' positions")
+    _need(_close(values, embed(samples)[0], tolerance), f"{name}.forward gives other values each time; is it in eval mode?")
+    for s, sample in enumerate(samples):
+        alone, _, own = embed([sample])
+        same = _close(alone, values[:, offsets[s] : offsets[s + 1]], tolerance) and _close(own[:, 0], summary[:, s], tolerance)
+        _need(same, f"{name}: sample {sample.id!r} differs alone and in a batch; padding or attention masks are wrong")
+    backward = embed(samples, sites[::-1])[0].flip(0)
+    _need(_close(backward, values, tolerance), f"{name}.forward does not give the sites in the order they are asked for")
+    for stream in STREAMS[1:]:
+        try:
+            other = embed(samples, [Site(sites[0].layer, stream)])[0][0]
+        except HarnessError:
+            continue
+        _need(not torch.equal(other, values[0]), f"{name} answers stream {stream!r} with the residual one; refuse it")
+
+
+def check_dataset(load: Callable[..., Any], modality: types.Modality, rows: int = 50, **options: Any) -> None:
+    """Raises where a split or column is missing, an id repeated, a region misplaced, or a second reading differs."""
+    first, second = load(**options), load(**options)
+    needed = ["id", "concepts", "regions", *([] if modality == "tokens" else [modality])]
+    for split in SPLITS:
+        _need(split in first and len(first[split]) > 0, f"split {split!r} is missing or empty")
+        lacks = [column for column in needed if column not in first[split].column_names]
+        _need(not lacks, f"split {split!r} has no column {', '.join(lacks)}")
+        head, again = (found[split].select(range(min(rows, len(found[split])))) for found in (first, second))
+        _need(all(head[c][:] == again[c][:] for c in needed[:3]), f"split {split!r} is not the same when it is loaded again")
+        for row in head:
+            for region in row["regions"] or ():
+                problem = _misplaced(region, row, modality)
+                _need(not problem, f"split {split!r}, sample {row['id']!r}, concept {region['concept']!r}: {problem}")
+    ids = [name for split in SPLITS for name in first[split]["id"]]
+    _need(
+        len(set(ids)) == len(ids) and all(ids), "an id is empty or there twice; a sample needs one of its own, over all splits"
+    )
+
+
+def _misplaced(region: dict[str, Any], row: dict[str, Any], modality: str) -> str | None:
+    if modality == "image":
+        mask = coco_mask.decode({"size": region["rle"]["size"], "counts": region["rle"]["counts"].encode()})
+        size = row["image"].size[::-1]
+        return None if mask.shape == size else f"the mask is {mask.shape}, the image {size} (height, width)"
+    end = len(row["text"]) if modality == "text" else float("inf")
+    good = 0 <= region["start"] < region["end"] <= end
+    return None if good else f"bad span {region['start']}..{region['end']}"
+
+
+def check_scorer(scorer: types.Scorer, samples: Sequence[Sample] = ()) -> None:
+    """Raises where scores have a wrong shape, are not repeatable, or depend on the other samples of a call."""
+    name, samples = _named(scorer, "score", calibrate_on=("samples", "fixed")), samples or made_up_samples(S)
+    labels = MadeUp().labels.numpy()[[i % S for i in range(len(samples))]]
+    mine = _fitted(scorer, samples, labels, 5)
+    scores = _once(f"{name}.score", lambda: mine.score(samples, CONCEPTS))
+    good = scores.shape == (len(samples), C) and scores.dtype == np.float64
+    _need(good, f"{name}.score is {scores.dtype} {list(scores.shape)}; it must be float64 [S, C] = {[len(samples), C]}")
+    answered = scorer.calibrate_on == "fixed" or not np.isnan(scores).any()
+    _need(answered, f"{name}.score is NaN, which means no answer, and only a scorer with a fixed cutoff may give none")
+    again = mine.score(samples, CONCEPTS)
+    _need(np.array_equal(scores, again, equal_nan=True), f"{name}.score gives other scores each time")
+    apart = np.concatenate([mine.score([sample], CONCEPTS) for sample in reversed(samples)])[::-1]
+    _need(np.allclose(scores, apart, equal_nan=True), f"{name}.score of a sample depends on the other samples or their order")
+
+
+def check_metric(metric: types.Metric) -> None:
+    """Raises where a metric leaves its range, counts what is unknown, misreads weights, or gives a number where there is none."""
+    members = ("unit", "range", "chance", "higher_is_better", "version", "compute")
+    name = _named(metric, *members, kind=("detection", "localization"))
+    g, blocks, tokens = torch.Generator().manual_seed(3), MadeUp(), metric.kind == "localization"
+    truth = blocks.truth if tokens else blocks.labels.to(torch.int8)
+    truth[:, -1] = truth[:, -1].clamp(max=0)
+    offsets = blocks.offsets if tokens else torch.arange(S + 1)
+    scores = torch.rand(truth.shape, generator=g, dtype=torch.float64)
+    weights = torch.randint(0, 4, (5, S), generator=g).float()
+    weights[:, :2] += 1
+
+    def compute(scores: Tensor, weights: Tensor = weights, places: Sequence[int] = range(S), other: bool = False) -> Tensor:
+        rows = torch.cat([torch.arange(int(offsets[s]), int(offsets[s + 1])) for s in places])
+        ends = torch.tensor([0, *(int(offsets[s + 1] - offsets[s]) for s in places)]).cumsum(0)
+        decisions = (scores >= 0.5) ^ (other & (truth < 0))
+        return metric.compute(Evaluation(scores[rows], decisions[rows], truth[rows], ends, torch.ones(C).bool()), weights)
+
+    found = _once(f"{name}.compute", lambda: compute(scores))
+    _shaped(f"{name}.compute", found, (len(weights), C))
+    _need(found.dtype == torch.float64, f"{name}.compute gives {found.dtype}; it must be float64")
+    _need(found[:, -1].isnan().all(), f"{name} gives a concept without positives a value; it must be NaN, never 0 or -1")
+    right, wrong = (compute(torch.where(truth == value, 0.9, 0.1).double())[:, 0] for value in (1, 0))
+    every = torch.cat([found.flatten(), right, wrong])
+    low, high = metric.range
+    _need(not ((every < low - TOLERANCE) | (every > high + TOLERANCE)).any(), f"{name} leaves its range {metric.range}")
+    better = (right > wrong) if metric.higher_is_better else (right < wrong)
+    _need((better | wrong.isnan()).all(), f"{name}: all right is not better than all wrong; is higher_is_better right?")
+    _need(_close(found, compute(scores)), f"{name}.compute gives other values each time")
+    each = torch.cat([compute(scores, row[None]) for row in weights])
+    _need(_close(found, each), f"{name}: a weighting's value depends on the other weightings")
+    drawn = [place for place in range(S) for _ in range(int(weights[0, place]))]
+    copied = compute(scores, torch.ones(1, len(drawn)), drawn)
+    _need(_close(found[:1], copied), f"{name}: weight 2 must be the sample twice, weight 0 the sample left out")
+    _need(_close(found, compute(scores, weights.flip(1), range(S)[::-1])), f"{name} depends on the order of the samples")
+    hidden = compute(torch.where(truth < 0, 1 - scores, scores), other=True)
+    _need(_close(found, hidden), f"{name} counts items whose truth is unknown (-1)")
+
+
+def made_up_samples(count: int) -> list[Sample]:
+    """Samples with an image and a text, of different sizes."""
+    g = np.random.default_rng(7)
+    images = [PIL.Image.fromarray(g.integers(0, 256, (24 + 8 * (i % 3), 40, 3), dtype=np.uint8)) for i in range(count)]
+    return [Sample(f"sample-{i}", image, " ".join(["a red cube"] * (i % 4 + 1))) for i, image in enumerate(images)]
+
+
+def _same_everywhere(what: str, run: Callable[[MadeUp], Tensor], shape: tuple[int, ...]) -> Tensor:
+    """What `run` gives for the made-up split, after checking that calls, block sizes and the order of samples change nothing."""
+    try:
+        whole = _once(what, lambda: run(MadeUp()))
+    except (TypeError, AttributeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise AssertionError(f"{what} fails on a block without labels and truth, as cal and test give it; {cause}") from error
+    _shaped(what, whole, shape)
+    _need(_close(whole, run(MadeUp())), f"{what} gives other values each time; derive every random choice from the run's seed")
+    for size in (1, 5):
+        _need(_close(whole, run(MadeUp(size))), f"{what} of a sample depends on the other samples of its block")
+    mixed, axis = [*range(1, S, 2), *range(0, S, 2)], len(shape) - 2
+    lengths = LENGTHS if shape[axis] == sum(LENGTHS) else (1,) * S
+    parts = torch.split(whole, list(lengths), axis)
+    same = _close(torch.cat([parts[place] for place in mixed], axis), run(MadeUp(places=mixed)))
+    _need(same, f"{what} depends on the order of the samples")
+    return whole
+
+
+def _once(what: str, run: Callable[[], T]) -> T:
+    """What `run` returns; raises where it draws from a global random generator of torch, numpy or Python."""
+
+    def luck() -> list[object]:
+        return [torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())]
+
+    before, done = luck(), run()
+    _need(before == luck(), f"{what} draws from a global random generator; derive one of its own from the run's seed")
+    return done
+
+
+def _fitted(part: T, *given: Any) -> T:
+    """The part, fitted where it has something to fit."""
+    fit: Callable[..., T] = getattr(part, "fit", lambda *_: part)
+    done = _once(f"{type(part).__name__}.fit", lambda: fit(*given))
+    _need(done is not None, f"{type(part).__name__}.fit returns nothing; it must return the fitted part")
+    return done
+
+
+def _named(part: Any, *members: str, **choices: tuple[str, ...]) -> str:
+    """The part's class name, after checking that it has the members of its Protocol."""
+    name = type(part).__name__
+    lacks = [member for member in (*members, *choices) if not hasattr(part, member)]
+    _need(not lacks, f"{name} has no {', '.join(lacks)}; see its Protocol in harness.types")
+    for member, allowed in choices.items():
+        value = getattr(part, member)
+        _need(value in allowed, f"{name}.{member} is {value!r}; allowed: {', '.join(allowed)}")
+    return name
+
+
+def _shaped(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    _need(tensor.shape == shape, f"{what} has shape {list(tensor.shape)}; it must be {list(shape)}")
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
+    """Same shape, NaN and infinity in the same places, and everything else within a share of the largest value."""
+    size = float(a[a.isfinite()].abs().max()) if a.isfinite().any() else 1.0
+    return a.shape == b.shape and torch.allclose(a.double(), b.double(), 0.0, tolerance * max(size, 1e-6), equal_nan=True)
+
+
+def _need(ok: object, sentence: str) -> None:
+    if not ok:
+        raise AssertionError(sentence)
