@@ -27,7 +27,7 @@ def draw(logged: Logged, panels: Sequence[tuple[str, int]], output: Path) -> Non
         ) from error
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 2.1 * rows + 0.35), dpi=200, layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 1.95 * rows + 0.1), dpi=200, layout="constrained")
     axes = figure.subplots(rows, 2 * columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -36,7 +36,7 @@ def draw(logged: Logged, panels: Sequence[tuple[str, int]], output: Path) -> Non
         row, column = divmod(k, columns)
         shown = _pair(axes[row, 2 * column], axes[row, 2 * column + 1], logged, name, c)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01, aspect=30)
-    bar.set_label("activation / super-activator cutoff", fontsize=8)
+    bar.set_label("activation: 0 = median token, 1 = cutoff", fontsize=8)
     bar.ax.tick_params(labelsize=7)
     picture = io.BytesIO()
     figure.savefig(picture, format=output.suffix[1:], metadata={"Date": None} if output.suffix != ".png" else None)
@@ -52,13 +52,13 @@ def _pair(left: Any, right: Any, logged: Logged, name: str, c: int) -> Any:
     pixels = apply_view(np.asarray(image), view)
     height = image.height / view.height * view.window_height
     width = image.width / view.width * view.window_width
-    scores = logged.tensors["activations"][logged.rows(name), c].numpy() / logged.cutoff(c)
+    shares = logged.shares(name, c)
     boxes = logged.tensors["regions"][logged.rows(name)].numpy()
     scale = np.array([height / view.window_height, width / view.window_width] * 2)
     for axis in (left, right):
         axis.imshow(pixels, extent=(0, width, height, 0), interpolation="bilinear")
-    shown = right.imshow(_heat(scores, boxes), extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1.5, alpha=0.72)
-    for top, bottom_left, bottom, right_edge in (boxes * scale)[scores >= 1]:
+    shown = right.imshow(_heat(shares, boxes), extent=(0, width, height, 0), cmap="magma", vmin=0, vmax=1.5, alpha=0.72)
+    for top, bottom_left, bottom, right_edge in (boxes * scale)[shares >= 1]:
         edge = Rectangle(
             (bottom_left, top), right_edge - bottom_left, bottom - top, fill=False, edgecolor=OUTLINE, linewidth=1.1
         )
@@ -70,9 +70,9 @@ def _pair(left: Any, right: Any, logged: Logged, name: str, c: int) -> Any:
     return shown
 
 
-def _heat(scores: Any, boxes: Any) -> Any:
+def _heat(shares: Any, boxes: Any) -> Any:
     """The patches as a grid; where there is none, nothing is drawn."""
     tops, lefts = np.unique(boxes[:, 0]), np.unique(boxes[:, 1])
     grid = np.full((len(tops), len(lefts)), np.nan)
-    grid[np.searchsorted(tops, boxes[:, 0]), np.searchsorted(lefts, boxes[:, 1])] = scores
+    grid[np.searchsorted(tops, boxes[:, 0]), np.searchsorted(lefts, boxes[:, 1])] = shares
     return np.ma.masked_invalid(grid)

@@ -55,10 +55,13 @@ class Logged:
         """How the model saw the image."""
         return View(*self.tensors["views"][self.place[name]].tolist())
 
-    def cutoff(self, c: int) -> float:
-        """What makes a token a super-activator."""
-        value = self.about["super_activator_cutoffs"][c]
-        return float("inf") if value is None else float(value)
+    def shares(self, name: str, c: int) -> Any:
+        """[T] float: each token's activation, 0 at the median test token and 1 at the super-activator cutoff."""
+        cutoff, every = self.about["super_activator_cutoffs"][c], self.tensors["activations"][:, c]
+        if cutoff is None:
+            raise HarnessError(f"concept {self.concepts[c]!r} has no cutoff in result {self.folder}; choose another --concept")
+        middle = float(every.median())
+        return ((every[self.rows(name)].double() - middle) / max(cutoff - middle, 1e-12)).numpy()
 
     def positive(self, name: str) -> list[int]:
         """The concepts the sample is labelled with."""

@@ -11,23 +11,21 @@ from harness_pictures.logged import Logged
 
 def print_tokens(logged: Logged, name: str, c: int) -> None:
     """Prints one sample for one concept."""
-    scores = logged.tensors["activations"][logged.rows(name), c].tolist()
     spans = logged.tensors["regions"][logged.rows(name)].tolist()
-    words, cutoff = logged.sample(name).text, logged.cutoff(c)
+    words = logged.sample(name).text
     shown, at = Text(), 0
-    for (start, end), score in zip(spans, scores, strict=True):
+    for (start, end), share in zip(spans, logged.shares(name, c), strict=True):
         word = f"[{start}]" if words is None else words[start:end]
         shown.append("" if words is None else words[at:start])
-        shown.append(word, style=_style(score, cutoff))
+        shown.append(word, style=_style(share))
         at = end
-    click.echo(
-        f"{name} · {logged.concepts[c]} · layer {logged.about['layers'][c]} · cutoff {cutoff:.3g}; underlined: super-activators"
-    )
+    shown.append("" if words is None else words[at:])
+    click.echo(f"{name} · {logged.concepts[c]} · layer {logged.about['layers'][c]}; underlined: super-activators")
     Console().print(shown)
 
 
-def _style(score: float, cutoff: float) -> str:
-    """Grey to orange with score / cutoff; underlined and bold from the cutoff on."""
-    share = min(max(score / cutoff, 0.0), 1.0) if cutoff > 0 else float(score >= cutoff)
-    red, green, blue = (round(low + share * (high - low)) for low, high in ((120, 255), (120, 140), (120, 0)))
-    return f"rgb({red},{green},{blue})" + (" bold underline" if score >= cutoff else "")
+def _style(share: float) -> str:
+    """Grey to orange from the median token to the cutoff; underlined and bold from the cutoff on."""
+    part = min(max(share, 0.0), 1.0)
+    red, green, blue = (round(low + part * (high - low)) for low, high in ((120, 255), (120, 140), (120, 0)))
+    return f"rgb({red},{green},{blue})" + (" bold underline" if share >= 1 else "")
