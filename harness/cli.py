@@ -184,16 +184,15 @@ def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
     options["cache_dir"] = options["cache_dir"] or RunSpec.cache_dir
     if not tasks and not backbones:
         raise HarnessError("nothing to run; give --task (see `harness list tasks`); e.g. `harness run --task toy --method all`")
-    tasks = tasks or [own_task(registry, backbone) for backbone in backbones]
-    for task in tasks:
+    pairs = [(task, backbone) for task in tasks for backbone in backbones or [None]]
+    for task, backbone in pairs or [(own_task(registry, backbone), backbone) for backbone in backbones]:
         declared = task_file(registry, task)
-        names = [name for name in backbones if own(registry, name) in (None, task)] if backbones else [declared.backbone]
-        for backbone in names:
-            if backbone is None:
-                raise HarnessError(
-                    f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`"
-                )
-            yield RunSpec(task=task, backbone=backbone, methods=methods, **options)
+        name = backbone or declared.backbone
+        if name is None:
+            raise HarnessError(
+                f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`"
+            )
+        yield RunSpec(task=task, backbone=name, methods=methods, **options)
 
 
 def flat(lists: Sequence[Sequence[str]]) -> list[str]:
@@ -202,18 +201,12 @@ def flat(lists: Sequence[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def own(registry: Registry, backbone: str) -> str | None:
-    """The task that comes with a backbone of the form `<data set>:<folder>`; None for any other."""
-    name, argument, _ = Reference.parse(backbone)
-    return backbone if argument is not None and name in registry.entries("datasets") else None
-
-
 def own_task(registry: Registry, backbone: str) -> str:
-    """The same, or an error that asks for a task."""
-    task = own(registry, backbone)
-    if task is None:
+    """The task that comes with a backbone of the form `<data set>:<folder>`; for any other an error that asks for one."""
+    name, argument, _ = Reference.parse(backbone)
+    if argument is None or name not in registry.entries("datasets"):
         raise HarnessError(f"no task for backbone {backbone!r}; give --task; see `harness list tasks`")
-    return task
+    return backbone
 
 
 def chosen_methods(registry: Registry, names: Sequence[str], options: dict[str, Any]) -> tuple[Method, ...]:

@@ -198,8 +198,8 @@ class Extraction:
         """A block's raw values on the device."""
         if self.store is not None:
             return self.store.values(self.content(split, block), self.sites, self.device)
-        done = self._embed(split, block)
-        return Values(done.values.float().to(self.device), done.summary.float().to(self.device))
+        done = self._embed(split, block)  # clones: what inference mode made cannot be normalised in place
+        return Values(done.values.float().to(self.device).clone(), done.summary.float().to(self.device).clone())
 
     def forget(self) -> None:
         """Removes the group's values from the store: the next group needs the room."""

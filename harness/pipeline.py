@@ -141,7 +141,7 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     batch = spec.batch_size or BATCH
     how = PlanOptions(cache_dir, spec.cache_bytes, batch, spec.block_tokens, spec.normalization, spec.seed, arithmetic, storage)
     bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, plan(task, backbone, sites, how), arithmetic, dtype)
-    _refuse(bench)
+    _refuse(bench, registry)
     return bench
 
 
@@ -159,16 +159,23 @@ def build(registry: Registry, method: Method) -> Parts:
     return Parts(method, made["concept_methods"], made["detectors"], made["localizers"], made["scorers"])
 
 
-def _refuse(bench: Bench) -> None:
+def _refuse(bench: Bench, registry: Registry) -> None:
     """Raises where a method cannot work on this task, or the disk cannot hold the plan."""
-    if not bench.task.splits["cal"].annotated.any() or not bench.task.splits["train"].annotated.any():
-        others = sorted(p.method.name for p in bench.parts if p.method.fit_on == "summary" or p.scorer)
-        for parts in bench.parts:
-            if parts.detector is not None and parts.method.fit_on == "tokens":
-                raise HarnessError(
-                    f"method {parts.method.name!r} needs annotated tokens in train and cal; task {bench.task.name!r} has none; "
-                    f"use a method fitted on samples: {', '.join(others) or 'summary'}"
-                )
+    on_tokens = [parts for parts in bench.parts if parts.detector is not None and parts.method.fit_on == "tokens"]
+    if on_tokens and not bench.task.splits["train"].annotated.any():
+        others = [name for name, method in registry.methods().items() if method.fit_on == "summary"]
+        raise HarnessError(
+            f"method {on_tokens[0].method.name!r} is fitted on annotated tokens; train of task {bench.task.name!r} has none; "
+            f"methods fitted on samples: {', '.join(others)}"
+        )
+    tails = [parts for parts in on_tokens if parts.detector and parts.detector.calibrate_on == "tokens"]
+    if tails and not bench.task.splits["cal"].annotated.any():
+        built = (build(registry, method) for method in registry.methods().values() if method.detector)
+        others = [parts.method.name for parts in built if parts.detector and parts.detector.calibrate_on == "samples"]
+        raise HarnessError(
+            f"method {tails[0].method.name!r} is calibrated on annotated tokens; cal of task {bench.task.name!r} has none; "
+            f"methods calibrated on samples: {', '.join(others)}"
+        )
     need = bench.plan.bytes * bench.plan.missing // max(bench.plan.samples, 1)
     free = free_bytes(bench.spec.cache_dir.expanduser())
     if need > free:

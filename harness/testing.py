@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from harness import types
 from harness.errors import HarnessError
 from harness.localize import Explanation
+from harness.masks import rle_mask
 from harness.types import SPLITS, STREAMS, Evaluation, Sample, Site, TokenEmbeddings
 
 T = TypeVar("T")
@@ -32,11 +33,13 @@ TOLERANCE = 1e-4
 class MadeUp:
     """`Blocks` of planted concepts; sample 2 has no tokens, the last is not annotated. `places`: which samples, in which order."""
 
-    def __init__(self, per_block: int = S, places: Sequence[int] = range(S), positives: bool = True) -> None:
+    def __init__(
+        self, per_block: int = S, places: Sequence[int] = range(S), positives: bool = True, shown: bool = False
+    ) -> None:
         g = torch.Generator().manual_seed(11)
         self.concepts: tuple[str, ...] = CONCEPTS
         self.sites: tuple[Site, ...] = SITES
-        self.width, self.seed, self._per_block = WIDTH, 5, per_block
+        self.width, self.seed, self._per_block, self._shown = WIDTH, 5, per_block, shown
         member = torch.repeat_interleave(torch.arange(S), torch.tensor(LENGTHS))
         labels = torch.rand(S, C, generator=g) < 0.5
         labels[:2], labels[:, -1] = torch.tensor([[True], [False]]), labels[:, -1] & positives
@@ -57,8 +60,8 @@ class MadeUp:
             yield TokenEmbeddings(*given, self.labels[samples].clone(), self.truth[here].clone())
 
     def blind(self) -> Iterator[TokenEmbeddings]:
-        """The blocks as cal and test give them."""
-        return (TokenEmbeddings(block.values, block.offsets, block.ids, block.sites) for block in self)
+        """The blocks as cal and test give them: without labels and truth, unless they are to be shown."""
+        return (block if self._shown else replace(block, labels=None, truth=None) for block in self)
 
     def rows(self, index: Tensor) -> Tensor:
         """[L, N, d]."""
@@ -188,9 +191,12 @@ def check_dataset(load: Callable[..., Any], modality: types.Modality, rows: int 
 
 def _misplaced(region: dict[str, Any], row: dict[str, Any], modality: str) -> str | None:
     if modality == "image":
-        mask = coco_mask.decode({"size": region["rle"]["size"], "counts": region["rle"]["counts"].encode()})
+        try:
+            shape = rle_mask([region["rle"]]).shape
+        except (ValueError, KeyError, TypeError) as error:
+            return f"bad mask; {error}"
         size = row["image"].size[::-1]
-        return None if mask.shape == size else f"the mask is {mask.shape}, the image {size} (height, width)"
+        return None if shape == size else f"the mask is {shape}, the image {size} (height, width)"
     end = len(row["text"]) if modality == "text" else float("inf")
     good = 0 <= region["start"] < region["end"] <= end
     return None if good else f"bad span {region['start']}..{region['end']}"
@@ -224,10 +230,10 @@ def check_metric(metric: types.Metric) -> None:
     weights = torch.randint(0, 4, (5, S), generator=g).float()
     weights[:, :2] += 1
 
-    def compute(scores: Tensor, weights: Tensor = weights, places: Sequence[int] = range(S), other: bool = False) -> Tensor:
+    def compute(scores: Tensor, weights: Tensor = weights, places: Sequence[int] = range(S)) -> Tensor:
         rows = torch.cat([torch.arange(int(offsets[s]), int(offsets[s + 1])) for s in places])
         ends = torch.tensor([0, *(int(offsets[s + 1] - offsets[s]) for s in places)]).cumsum(0)
-        decisions = (scores >= 0.5) ^ (other & (truth < 0))
+        decisions = scores >= 0.5
         return metric.compute(Evaluation(scores[rows], decisions[rows], truth[rows], ends, torch.ones(C).bool()), weights)
 
     found = _once(f"{name}.compute", lambda: compute(scores))
@@ -247,7 +253,7 @@ def check_metric(metric: types.Metric) -> None:
     copied = compute(scores, torch.ones(1, len(drawn)), drawn)
     _need(_close(found[:1], copied), f"{name}: weight 2 must be the sample twice, weight 0 the sample left out")
     _need(_close(found, compute(scores, weights.flip(1), range(S)[::-1])), f"{name} depends on the order of the samples")
-    hidden = compute(torch.where(truth < 0, 1 - scores, scores), other=True)
+    hidden = compute(torch.where(truth < 0, 1 - scores, scores))
     _need(_close(found, hidden), f"{name} counts items whose truth is unknown (-1)")
 
 
@@ -267,6 +273,7 @@ def _same_everywhere(what: str, run: Callable[[MadeUp], Tensor], shape: tuple[in
         raise AssertionError(f"{what} fails on a block without labels and truth, as cal and test give it; {cause}") from error
     _shaped(what, whole, shape)
     _need(_close(whole, run(MadeUp())), f"{what} gives other values each time; derive every random choice from the run's seed")
+    _need(_close(whole, run(MadeUp(shown=True))), f"{what} looks at labels or truth, which cal and test do not show")
     for size in (1, 5):
         _need(_close(whole, run(MadeUp(size))), f"{what} of a sample depends on the other samples of its block")
     mixed, axis = [*range(1, S, 2), *range(0, S, 2)], len(shape) - 2
