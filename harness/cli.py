@@ -161,7 +161,7 @@ def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> 
             if dry_run:
                 click.echo(plan_text(pipeline.prepare(spec, registry)))
                 continue
-            done += pipeline.run(spec, registry, track)
+            done += pipeline.run(spec, registry, track, lambda bench: click.echo(plan_text(bench), err=True))
     if dry_run:
         return
     if as_json:
@@ -184,7 +184,7 @@ def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
     options["cache_dir"] = options["cache_dir"] or RunSpec.cache_dir
     if not tasks and not backbones:
         raise HarnessError("nothing to run; give --task (see `harness list tasks`); e.g. `harness run --task toy --method all`")
-    pairs = [(task, backbone) for task in tasks for backbone in backbones or [None]]
+    pairs = [(task, backbone) for task in tasks for backbone in backbones or [""]]
     for task, backbone in pairs or [(own_task(registry, backbone), backbone) for backbone in backbones]:
         declared = task_file(registry, task)
         name = backbone or declared.backbone
@@ -307,18 +307,23 @@ def plan_text(bench: Bench) -> str:
     """What a run will do, in words."""
     plan, task = bench.plan, bench.task
     sizes = ", ".join(f"{len(split)} {name}" for name, split in task.splits.items())
-    missing = (
-        f"{plan.missing} of {plan.samples * len(plan.groups)} sample passes to embed"
-        if plan.missing
-        else "all embeddings are cached"
-    )
+    passes = f"{len(plan.groups)} forward pass(es) over the data"
+    if plan.storage == "none":
+        passes, kept = "every pass over the data makes the embeddings anew", "none: nothing is stored"
+    else:
+        passes += (
+            f"; {plan.missing} of {plan.samples} samples to embed" if plan.missing else "; all done, embeddings are cached"
+        )
+        kept = (
+            f"{plan.storage}, about {plan.bytes / 1e9:.2f} GB for {plan.tokens} tokens in {bench.spec.cache_dir.expanduser()}"
+        )
     return "\n".join(
         [
             f"task       {task.name} ({sizes}; {len(task.concepts)} concepts), fingerprint {task.fingerprint[:12]}",
             f"backbone   {bench.backbone.name}, {len(bench.sites)} sites of width {bench.backbone.width}, on {bench.device}, {bench.dtype}",
             f"methods    {', '.join(parts.method.name for parts in bench.parts)}",
-            f"passes     {len(plan.groups)} forward pass(es) over the data; {missing}",
-            f"storage    {plan.storage}, about {plan.bytes / 1e9:.2f} GB for {plan.tokens} tokens in {bench.spec.cache_dir.expanduser()}",
+            f"passes     {passes}",
+            f"storage    {kept}",
             f"output     {bench.spec.output.expanduser().absolute()}",
         ]
     )

@@ -185,10 +185,14 @@ def _refuse(bench: Bench, registry: Registry) -> None:
         )
 
 
-def run(spec: RunSpec, registry: Registry, progress: Progress) -> list[Result]:
-    """One result per method, each on disk when it is returned."""
+def run(
+    spec: RunSpec, registry: Registry, progress: Progress, announce: Callable[[Bench], None] = lambda bench: None
+) -> list[Result]:
+    """One result per method, each on disk when it is returned; `announce` is told the plan before anything is computed."""
+    bench = prepare(spec, registry)
+    announce(bench)
     try:
-        return measure(prepare(spec, registry), progress)
+        return measure(bench, progress)
     except StorageOverflowError:
         bench = prepare(spec, registry, storage="bfloat16")
         bench.notes["storage"] = "bfloat16: a value does not fit float16"

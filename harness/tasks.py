@@ -229,6 +229,7 @@ def load_task(registry: Registry, reference: str, limit: int | None = None, cach
     hashes = {split: [_content_hash(row, declared) for row in rows[split]] for split in SPLITS}
     _check_ids(rows, hashes, notes)
     rows, hashes = _drop_unreadable(rows, hashes, declared, cache_dir, notes)
+    _check_mask_sizes(rows, declared)
     concepts = _enough_positives(_all_concepts(rows, declared), rows, declared, notes)
     if limit is not None:
         keep = {split: _spread(rows[split], concepts, limit) for split in SPLITS}
@@ -354,6 +355,26 @@ def _readable(image: Mapping[str, Any]) -> bool:
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):  # what PIL raises on broken files
         return False
     return True
+
+
+def _check_mask_sizes(rows: Mapping[str, Any], declared: TaskFile) -> None:
+    """Raises where a mask has not the size of its image: it would be placed wrongly, without a word."""
+    for split in SPLITS if declared.modality == "image" else ():
+        for row in rows[split]:
+            sizes = {tuple(region["rle"]["size"]) for region in row["regions"] or ()}
+            if sizes and sizes != {image_size(row["image"])}:
+                raise HarnessError(
+                    f"a mask of sample {row['id']!r} of split {split!r} has (height, width) {min(sizes)}, its image has "
+                    f"{image_size(row['image'])}; masks are in the pixels of the stored image, not rotated by EXIF"
+                )
+
+
+def image_size(image: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) from the header, without decoding."""
+    import PIL.Image
+
+    with PIL.Image.open(image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])) as opened:
+        return opened.height, opened.width
 
 
 def _all_concepts(rows: Mapping[str, Any], declared: TaskFile) -> list[str]:
