@@ -408,12 +408,12 @@ def show(registry: Registry, name: str) -> None:
 
 
 @cli.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("task")
 @option("--cache-dir", type=click.Path(path_type=Path), help="Where verdicts on images are kept.")
 @plugin_option
 @click.pass_obj
-def validate(registry: Registry, path: Path, cache_dir: Path | None) -> None:
-    """Check a task file and the data behind it; print its statistics.
+def validate(registry: Registry, task: str, cache_dir: Path | None) -> None:
+    """Check a task (a file, or a name with options) and the data behind it; print its statistics.
 
     \b
     Example:
@@ -422,8 +422,7 @@ def validate(registry: Registry, path: Path, cache_dir: Path | None) -> None:
     from harness.tables import print_task
     from harness.tasks import load_task
 
-    reference = str(path) if path.suffix in (".yaml", ".yml") else path.name
-    print_task(load_task(registry, reference, cache_dir=cache_dir))
+    print_task(load_task(registry, task, cache_dir=cache_dir))
 
 
 @cli.command()

@@ -56,8 +56,22 @@ class Reference(NamedTuple):
         options = {}
         for pair in pairs:
             key, _, value = pair.partition("=")
-            options[key] = yaml.safe_load(value)
+            options[key] = _option(value, name)
         return cls(name, argument or None, options)
+
+
+def _option(value: str, name: str) -> Any:
+    """A value as written, read as YAML: a number, true, false, null, a word or a list."""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        value = read = ""
+    if not value:
+        raise HarnessError(f"bad option value for {name!r}; write {name}:option=value with a number, true, false or a word")
+    try:
+        return float(read) if isinstance(read, str) else read  # YAML takes 1e-3 for a word
+    except ValueError:
+        return read
 
 
 @dataclass(frozen=True)
@@ -73,8 +87,8 @@ class Plugin:
 class Registry:
     """Every registered thing by kind and name; targets are imported on first use."""
 
-    def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin]) -> None:
-        self._manager = manager
+    def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin], files: Mapping[str, ModuleType]) -> None:
+        self._manager, self._files = manager, dict(files)
         self.plugins = list(plugins)
 
     def _collect(self, hook: str) -> Iterable[tuple[str, Any]]:
@@ -82,6 +96,9 @@ class Registry:
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
             try:
                 items = list(implementation.function())
+                wrong = [item for item in items if not isinstance(item, Entry | Method | Path)]
+                if wrong:
+                    raise TypeError(f"{wrong[0]!r} is not an Entry, a Method or a Path")
             except Exception as error:  # a third-party hook may raise anything; it is listed as broken
                 self._mark_broken(implementation.plugin_name, f"{hook}: {_cause(error)}")
                 continue
@@ -130,9 +147,11 @@ class Registry:
             raise unknown(KINDS[kind], name, entries, where, hint=f"see `harness list {kind.replace('_', '-')}`")
         module, _, attribute = entries[name].target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+            return getattr(self._files.get(module) or importlib.import_module(module), attribute)  # type: ignore[no-any-return]
         except ModuleNotFoundError as error:
             raise _missing(KINDS[kind], entries[name], error) from error
+        except AttributeError as error:
+            raise _astray(KINDS[kind], entries[name], error) from error
 
     def create(self, kind: str, reference: str, *given: Any) -> Any:
         """The named part, built: `target(*given[, argument], **options)`; an option it does not know is an error with near matches."""
@@ -141,7 +160,9 @@ class Registry:
         check_options(target, options, f"{KINDS[kind]} {name!r}")
         if argument is None:
             return target(*given, **options)
-        if len(inspect.signature(target).parameters) <= len(given) + len(options):
+        places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        positional = [p for p in inspect.signature(target).parameters.values() if p.kind in places and p.name not in options]
+        if len(positional) <= len(given) or (not given and kind != "backbones"):
             raise HarnessError(
                 f"{KINDS[kind]} {name!r} takes no argument; got {argument!r} in {reference!r}; write it `{name}`"
             )
@@ -156,6 +177,9 @@ class Registry:
                 self._mark_broken(implementation.plugin_name, f"harness_add_commands: {_cause(error)}")
 
 
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", None: "anything"}
+
+
 def check_options(target: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
     """Raises where an option is not a named parameter of the target."""
     allowed = [
@@ -163,9 +187,16 @@ def check_options(target: Callable[..., Any], options: Mapping[str, Any], where:
         for name, parameter in inspect.signature(target).parameters.items()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD) and name not in ("setup", "argument")
     ]
-    for name in options:
+    for name, value in options.items():
         if name not in allowed:
             raise unknown("option", name, allowed, where)
+        default = inspect.signature(target).parameters[name].default
+        kind = next((kind for kind in (bool, int, float, str) if isinstance(default, kind)), None)
+        fits = kind is None or (isinstance(value, kind) and (kind is bool or not isinstance(value, bool)))
+        if not fits and not (kind is float and isinstance(value, int)) and value is not None:
+            raise HarnessError(
+                f"bad value {value!r} for option {name!r} of {where}; allowed: {WORDS[kind]} (default {default!r})"
+            )
 
 
 def load(requests: Iterable[str] = ()) -> Registry:
@@ -176,61 +207,93 @@ def load(requests: Iterable[str] = ()) -> Registry:
     manager = pluggy.PluginManager("harness")
     manager.add_hookspecs(hookspecs)
     requests = list(requests)
-    plugins = []
     blocked = {request.removeprefix("no:") for request in requests if request.startswith("no:")}
-    installed = sorted(entry_points(group="harness"))
-    for name in sorted(blocked - {point.name for point in installed}):
-        raise unknown("plugin", name, [point.name for point in installed], f"-p no:{name}", hint="see `harness plugins`")
-    for point in installed:
-        if point.name in blocked:
-            continue
-        version = point.dist.version if point.dist else ""
-        plugins.append(_register(manager, point.name, point.value, version, point.load))
+    wanted: dict[str, str] = {}
     for request in (request for request in requests if not request.startswith("no:")):
-        if not request.endswith(".py") and importlib.util.find_spec(request.partition(".")[0]) is None:
-            raise HarnessError(f"no plugin {request!r} given with -p; it is neither a .py file nor an importable package")
-        if request.endswith(".py") and not Path(request).is_file():
-            raise HarnessError(f"no plugin file {request}; given with -p; looked for {Path(request).absolute()}")
-        plugin = _register(manager, Path(request).stem, request, "", partial(_import, request))
-        if plugin.cause:
+        name = Path(request).stem if request.endswith(".py") else request
+        if name in wanted:
+            raise HarnessError(f"plugin {name!r} is given twice with -p; {wanted[name]} and {request}; give it once")
+        wanted[name] = request
+    installed = sorted(entry_points(group="harness"))
+    names = [*(point.name for point in installed), *wanted]
+    for name in sorted(blocked - set(names)):
+        raise unknown("plugin", name, names, f"-p no:{name}", hint="see `harness plugins`")
+    plugins, files = [], {}
+    for point in installed:
+        if point.name not in blocked:
+            version = point.dist.version if point.dist else ""
+            plugins.append(_register(manager, point.name, point.value, version, point.load)[0])
+    for name, request in wanted.items():
+        if name in blocked:
+            continue
+        _check_request(request)
+        plugin, module = _register(manager, name, request, "", partial(_import, request))
+        if plugin.cause or module is None:
             raise HarnessError(f"plugin {request} (given with -p) cannot be used; {plugin.cause}")
         plugins.append(plugin)
-    return Registry(manager, plugins)
+        files.update({name: module} if request.endswith(".py") else {})
+    return Registry(manager, plugins, files)
+
+
+def _check_request(request: str) -> None:
+    if request.endswith(".py") and not Path(request).is_file():
+        raise HarnessError(f"no plugin file {request}; given with -p; looked for {Path(request).absolute()}")
+    try:
+        found = request.endswith(".py") or importlib.util.find_spec(request.partition(".")[0]) is not None
+    except (ValueError, ImportError):
+        found = False
+    if not found:
+        raise HarnessError(f"no plugin {request!r} given with -p; it is neither a .py file nor an importable package")
 
 
 def _register(
     manager: pluggy.PluginManager, name: str, origin: str, version: str, importer: Callable[[], ModuleType]
-) -> Plugin:
+) -> tuple[Plugin, ModuleType | None]:
     """Imports one plugin and registers it, in its own try: the cause of a failure is kept, not raised."""
+    if manager.has_plugin(name):
+        return Plugin(name, origin, version, f"another plugin is named {name!r}; rename its entry point or file"), None
     try:
         module = importer()
         if not any(hasattr(getattr(module, attribute), "harness_impl") for attribute in dir(module)):
-            return Plugin(name, origin, version, "implements no hook: is @hookimpl missing?")
+            return Plugin(name, origin, version, "implements no hook: is @hookimpl missing?"), None
         manager.register(module, name=name)
         manager.check_pending()
-    except Exception as error:  # a broken plugin may raise anything, and must stop nobody else
+    except (Exception, SystemExit) as error:  # a broken plugin may raise anything, and must stop nobody else
         if manager.has_plugin(name):
             manager.unregister(name=name)
-        return Plugin(name, origin, version, _cause(error))
-    return Plugin(name, origin, version)
+        return Plugin(name, origin, version, _cause(error)), None
+    return Plugin(name, origin, version), module
 
 
 def _import(request: str) -> ModuleType:
+    """A package by name, or a file under a module name of its own: a plugin `random.py` does not replace Python's."""
     if not request.endswith(".py"):
         return importlib.import_module(request)
     path = Path(request).absolute()
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"harness_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # noqa: S101 - a .py file always has a loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # the entry's target ("my_detector:MyDetector") is looked up by this name
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
 def _cause(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": ")
+    lines = str(error).splitlines() or [""]
+    shown = " ".join(lines) if isinstance(error, pluggy.PluginValidationError) else lines[0]
+    return f"{type(error).__name__}: {shown}".rstrip(": ")
 
 
 def _missing(what: str, entry: Entry, error: ModuleNotFoundError) -> HarnessError:
-    pip = f"pip install 'concept-harness[{entry.extra}]'" if entry.extra else f"pip install {error.name}"
+    own = entry.target.partition(":")[0].partition(".")[0]
+    if error.name is None or error.name.partition(".")[0] == own:
+        return _astray(what, entry, error)
+    pip = f"pip install 'concept-harness[{entry.extra}]'" if entry.extra else f"pip install {error.name.partition('.')[0]}"
     return HarnessError(f"{what} {entry.name!r} needs the package {error.name!r}, which is not installed; run: {pip}")
+
+
+def _astray(what: str, entry: Entry, error: Exception) -> HarnessError:
+    return HarnessError(
+        f"{what} {entry.name!r} points to {entry.target!r}, which is not there; {error}; tell its plugin's author"
+    )

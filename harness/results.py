@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 COMPLETE = "complete"
-NO_NUMBER = ("output", "cache_dir", "guards", "log_tokens")
-"""Options that change no number, and so are no part of a run's identity."""
+NO_NUMBER = ("output", "cache_dir", "guards", "log_tokens", "task", "backbone", "layers", "streams", "method", "methods")
+"""Options that change no number, or whose meaning is in the identity already: content, weights and sites, the recipe's parts."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -59,8 +59,9 @@ def file_name(text: str) -> str:
 
 def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
     """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
-    plain = {key: value for key, value in config(spec, method).items() if key not in NO_NUMBER}
-    identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, task["fingerprint"], dict(backbone)]
+    plain = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_NUMBER}
+    recipe = [method.concepts, method.detector, method.localizer, method.scorer, method.fit_on]
+    identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, recipe, task["fingerprint"], dict(backbone)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
     return spec.output.expanduser().absolute().joinpath(*parts)
@@ -113,14 +114,17 @@ def write_tokens(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str
 
 def read_tokens(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(tensors, about) of a result's logged test tokens."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     path = Path(folder) / "tokens.safetensors"
     if not path.is_file():
         raise HarnessError(f"no logged tokens in {folder}; run again with --log-tokens (embeddings are read from the cache)")
-    with safe_open(path, framework="pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        return tensors, json.loads(opened.metadata()["about"])
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            return tensors, json.loads(opened.metadata()["about"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise HarnessError(f"cannot read {path}; {error}; run again with --log-tokens") from error
 
 
 def write_result(folder: Path, result: Result) -> Result:
@@ -157,9 +161,11 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not (status.is_file() and status.read_text() == COMPLETE and path.is_file()):
         raise HarnessError(f"no complete result in {folder}; STATUS is missing, so the run was cut short; run it again")
     try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise HarnessError(f"{path} is not JSON; {error}") from error
+    if not isinstance(read, dict):
+        raise HarnessError(f"{path} holds {type(read).__name__}, not a result; run `harness run` again")
     if read.get("schema_version") != SCHEMA_VERSION:
         raise HarnessError(f"{path} has schema version {read.get('schema_version')!r}; this harness reads {SCHEMA_VERSION}")
     return read

@@ -29,7 +29,12 @@ def choose_sites(layers: str, streams: Sequence[str], backbone: Backbone) -> lis
     missing = sorted(wanted - set(there))
     if missing:
         raise HarnessError(f"no layer {missing[0]} in backbone {backbone.name}; it has {_ranges(there)} (--layers {layers})")
-    return [Site(i, stream) for stream in dict.fromkeys(streams) for i in sorted(wanted) if i < n or stream == "residual"]
+    sites = [Site(i, stream) for stream in dict.fromkeys(streams) for i in sorted(wanted) if i < n or stream == "residual"]
+    if not sites:
+        raise HarnessError(
+            f"no site for --layers {layers} with --streams {','.join(streams)}; only the residual stream has `final`"
+        )
+    return sites
 
 
 def _indices(word: str, n: int, blocks: Sequence[int]) -> list[int]:
@@ -63,7 +68,7 @@ def pick_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError) as error:
         raise HarnessError(f"device {device!r} cannot be used; {str(error).splitlines()[0]}; try --device cpu") from error
     return device

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 import torch
 
-from harness.api import SPLITS, Embedded, Inputs, Sample, Setup, Site
+from harness.api import SPLITS, Embedded, Inputs, Sample, Setup, Site, unknown
 
 CONCEPTS = ("circle", "square", "star")
 LAYERS, WIDTH = 4, 32
@@ -105,6 +105,9 @@ class ToyBackbone:
 
     def forward(self, inputs: Inputs, sites: Sequence[Site]) -> Embedded:
         """values [L, T, d], packed."""
+        for site in sites:
+            if site.stream != "residual":
+                raise unknown("stream", site.stream, ["residual"], "backbone toy")
         values = inputs.tensors["values"][[site.layer for site in sites]]
         lengths = inputs.positions.sum(1)
         summary = (values * inputs.positions[None, :, :, None]).sum(2) / lengths[None, :, None]
