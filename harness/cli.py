@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from harness.types import STREAMS, Method, RunSpec
 
 if TYPE_CHECKING:
     from harness.pipeline import Bench
-    from harness.types import Progress
+    from harness.types import Progress, Result
 
 LISTABLE = ("tasks", "methods", *KINDS)
 
@@ -153,17 +154,17 @@ def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> 
       harness run --task coco --concept-method mean --detector max --localizer direct
       harness run --backbone embeddings:my_folder --method all
     """
-    done = []
-    for spec in specs(registry, options):
-        from harness import pipeline
+    wanted = list(specs(registry, options))
+    from harness import pipeline
 
-        with progress() as track:
-            if dry_run:
-                click.echo(plan_text(pipeline.prepare(spec, registry)))
-                continue
-            done += pipeline.run(spec, registry, track, lambda bench: click.echo(plan_text(bench), err=True))
     if dry_run:
+        plans = [plan(pipeline.prepare(spec, registry)) for spec in wanted]
+        click.echo(json.dumps(plans, indent=1) if as_json else "\n\n".join(map(plan_text, plans)))
         return
+    done: list[Result] = []
+    for spec in wanted:
+        with progress() as track:
+            done += pipeline.run(spec, registry, track, lambda bench: click.echo(plan_text(plan(bench)), err=True))
     if as_json:
         from harness.results import to_json
 
@@ -192,6 +193,9 @@ def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:
             raise HarnessError(
                 f"task {declared.task!r} names no default backbone; give --backbone; see `harness list backbones`"
             )
+        known = registry.entries("backbones")
+        if Reference.parse(name).name not in known:
+            raise unknown("backbone", name, known, hint="see `harness list backbones`")
         yield RunSpec(task=task, backbone=name, methods=methods, **options)
 
 
@@ -246,13 +250,14 @@ def read_config(ctx: click.Context, path: Path | None) -> None:
         raise HarnessError(f"cannot read config {path}; {' '.join(str(error).split())}") from error
     if not isinstance(read, dict):
         raise HarnessError(f"config {path} holds no mapping; it must be like the config.yaml that a run writes")
-    allowed = {parameter.name for parameter in ctx.command.params if parameter.name}
+    allowed = {parameter.name: parameter.multiple for parameter in ctx.command.params if isinstance(parameter, click.Option)}
     values = {}
     for key, value in read.items():
         name = str(key).replace("-", "_")
         if name not in allowed:
-            raise unknown("key", str(key), allowed, f"config {path}")
-        values[name] = [str(word) for word in value] if isinstance(value, list) else value
+            raise unknown("key", str(key), [str(option) for option in allowed], f"config {path}")
+        listed = value if isinstance(value, list) else [value]
+        values[name] = [str(word) for word in listed] if allowed[name] else value
     ctx.default_map = {**(ctx.default_map or {}), **values}
 
 
@@ -281,7 +286,7 @@ def progress() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
 
         @contextmanager
         def track(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
@@ -303,30 +308,48 @@ def progress() -> Iterator[Progress]:
         yield track
 
 
-def plan_text(bench: Bench) -> str:
-    """What a run will do, in words."""
+def plan(bench: Bench) -> dict[str, Any]:
+    """What a run will do, as data."""
     plan, task = bench.plan, bench.task
-    sizes = ", ".join(f"{len(split)} {name}" for name, split in task.splits.items())
-    passes = f"{len(plan.groups)} forward pass(es) over the data"
-    if plan.storage == "none":
+    return {
+        "task": task.name,
+        "fingerprint": task.fingerprint,
+        "samples": {name: len(split) for name, split in task.splits.items()},
+        "concepts": len(task.concepts),
+        "backbone": bench.backbone.name,
+        "sites": [site.label for site in bench.sites],
+        "width": bench.backbone.width,
+        "device": bench.device,
+        "dtype": bench.dtype,
+        "methods": [parts.method.name for parts in bench.parts],
+        "forward_passes": len(plan.groups),
+        "samples_to_embed": plan.missing,
+        "tokens": plan.tokens,
+        "storage": plan.storage,
+        "bytes": plan.bytes,
+        "cache_dir": str(bench.spec.cache_dir.expanduser()),
+        "output": str(bench.spec.output.expanduser().absolute()),
+    }
+
+
+def plan_text(plan: dict[str, Any]) -> str:
+    """The same in words."""
+    sizes = ", ".join(f"{n} {split}" for split, n in plan["samples"].items())
+    if plan["storage"] == "none":
         passes, kept = "every pass over the data makes the embeddings anew", "none: nothing is stored"
     else:
-        passes += (
-            f"; {plan.missing} of {plan.samples} samples to embed" if plan.missing else "; all done, embeddings are cached"
-        )
-        kept = (
-            f"{plan.storage}, about {plan.bytes / 1e9:.2f} GB for {plan.tokens} tokens in {bench.spec.cache_dir.expanduser()}"
-        )
-    return "\n".join(
-        [
-            f"task       {task.name} ({sizes}; {len(task.concepts)} concepts), fingerprint {task.fingerprint[:12]}",
-            f"backbone   {bench.backbone.name}, {len(bench.sites)} sites of width {bench.backbone.width}, on {bench.device}, {bench.dtype}",
-            f"methods    {', '.join(parts.method.name for parts in bench.parts)}",
-            f"passes     {passes}",
-            f"storage    {kept}",
-            f"output     {bench.spec.output.expanduser().absolute()}",
-        ]
-    )
+        todo = f"{plan['samples_to_embed']} of {sum(plan['samples'].values())} samples to embed"
+        passes = f"{plan['forward_passes']} forward pass(es); {todo if plan['samples_to_embed'] else 'all done, embeddings are cached'}"
+        kept = f"{plan['storage']}, about {plan['bytes'] / 1e9:.2f} GB for {plan['tokens']} tokens in {plan['cache_dir']}"
+    lines = {
+        "task": f"{plan['task']} ({sizes}; {plan['concepts']} concepts), fingerprint {plan['fingerprint'][:12]}",
+        "backbone": f"{plan['backbone']}, {len(plan['sites'])} sites of width {plan['width']}, {plan['dtype']} on {plan['device']}",
+        "methods": ", ".join(plan["methods"]),
+        "passes": passes,
+        "storage": kept,
+        "output": plan["output"],
+    }
+    return "\n".join(f"{name:<10} {words}" for name, words in lines.items())
 
 
 @cli.command("list")
@@ -455,7 +478,13 @@ def leaderboard() -> None:
 @leaderboard.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @option(
-    "--output", "-o", type=click.Path(path_type=Path), default=Path("leaderboards"), show_default=True, help="Where pages go."
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    default=Path("leaderboards"),
+    show_default=True,
+    help="Where pages go.",
+    envvar="HARNESS_LEADERBOARD_OUTPUT",
 )
 @plugin_option
 def build(results: tuple[Path, ...], output: Path) -> None:
@@ -496,8 +525,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         registry = load(requested_plugins(words))
-        registry.add_commands(cli)
-        cli.main(words, prog_name="harness", obj=registry, standalone_mode=False)
+        group = copy(cli)  # plugins add their commands to this call's group alone
+        group.commands = dict(cli.commands)
+        registry.add_commands(group)
+        group.main(words, prog_name="harness", obj=registry, standalone_mode=False)
     except HarnessError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

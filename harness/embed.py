@@ -399,6 +399,8 @@ def plan(task: Task, backbone: Backbone, sites: Sequence[Site], how: PlanOptions
     stored = how.cache_bytes > 0 and getattr(backbone, "store", True)
     full = tokens * len(sites) * backbone.width * 4
     dtype: Storage = how.storage or ("float32" if full <= how.cache_bytes else "float16")
+    if dtype == "float16" and Store(how.cache_dir, backbone, dtype).overflowed():
+        dtype = "bfloat16"
     size = full if dtype == "float32" else full // 2
     parts = max(1, math.ceil(size / how.cache_bytes)) if stored else 1
     step = math.ceil(len(sites) / min(parts, len(sites)))

@@ -16,6 +16,8 @@ from harness.statistics import average, average_intervals, interval, sample_weig
 from harness.types import Evaluation, Metric, Score, finite
 
 AVERAGES = ("macro", "weighted")
+NO_VECTOR = "no vector: train has no token to fit the concept on"
+NO_CUTOFF = "no cutoff: cal has no positive to calibrate on"
 
 
 def score_rows(
@@ -51,7 +53,7 @@ def undefined(evaluation: Evaluation, concept: int) -> str:
     """Why a metric has no value for a concept."""
     truth = evaluation.truth[:, concept]
     if not evaluation.calibrated[concept]:
-        return "no calibration: no positives to calibrate on in cal"
+        return NO_VECTOR if evaluation.scores[:, concept].isnan().any() else NO_CUTOFF
     if not (truth >= 0).any():
         return "no annotated tokens"
     if not (truth == 1).any():

@@ -16,16 +16,16 @@ RANK_DECIMALS = 9
 """Ranks are rounded to this many decimals, so that (n-1) * (1 - 0.05) = 19 is 19 and not 19.000000000000004."""
 
 
-def _lengths(offsets: Int[Tensor, s1]) -> Int[Tensor, s]:
+def _lengths(offsets: Int[Tensor, " s1"]) -> Int[Tensor, " s"]:
     return offsets[1:] - offsets[:-1]
 
 
-def segment_ids(offsets: Int[Tensor, s1]) -> Int[Tensor, t]:
+def segment_ids(offsets: Int[Tensor, " s1"]) -> Int[Tensor, " t"]:
     """[T] int64: the segment of every item."""
     return torch.repeat_interleave(torch.arange(len(offsets) - 1, device=offsets.device), _lengths(offsets))
 
 
-def _reduce(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1], how: str, empty: float) -> Float[Tensor, "l s k"]:
+def _reduce(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"], how: str, empty: float) -> Float[Tensor, "l s k"]:
     lengths = _lengths(offsets)
     layers, tokens, units = values.shape
     if len(lengths) and tokens and bool((lengths == lengths[0]).all()):
@@ -39,24 +39,26 @@ def _reduce(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1], how: str, 
     return out
 
 
-def segment_max(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1]) -> Float[Tensor, "l s k"]:
+def segment_max(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
     """The largest value of every segment; -inf for an empty one."""
     return _reduce(values, offsets, "amax", -torch.inf)
 
 
-def segment_sum(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1]) -> Float[Tensor, "l s k"]:
+def segment_sum(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
     """The sum of every segment, accumulated in float64; 0 for an empty one."""
     return _reduce(values.double(), offsets, "sum", 0.0)
 
 
-def segment_mean(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1]) -> Float[Tensor, "l s k"]:
+def segment_mean(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
     """The mean of every segment, accumulated in float64 and returned in the values' dtype; -inf for an empty one."""
     lengths = _lengths(offsets)[None, :, None]
     mean = segment_sum(values, offsets) / lengths.clamp(min=1)
     return mean.masked_fill(lengths == 0, -torch.inf).to(values.dtype)
 
 
-def segment_pick(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1], place: Int[Tensor, s]) -> Float[Tensor, "l s k"]:
+def segment_pick(
+    values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"], place: Int[Tensor, " s"]
+) -> Float[Tensor, "l s k"]:
     """The item at `place` (0..length-1) of every segment; -inf for an empty one."""
     lengths = _lengths(offsets)
     if values.shape[1] == 0:
@@ -65,7 +67,7 @@ def segment_pick(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1], place
     return values[:, at].masked_fill((lengths == 0)[None, :, None], -torch.inf)
 
 
-def segment_last(values: Float[Tensor, "l t k"], offsets: Int[Tensor, s1]) -> Float[Tensor, "l s k"]:
+def segment_last(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
     """The last item of every segment; -inf for an empty one."""
     return segment_pick(values, offsets, _lengths(offsets) - 1)
 
@@ -120,7 +122,7 @@ def f1_score(counts: Counts) -> Float[Tensor, "*shape"]:
     return 2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn)
 
 
-def first_best(values: Float[Tensor, p * rest]) -> Int[Tensor, "*rest"]:
+def first_best(values: Float[Tensor, " p *rest"]) -> Int[Tensor, "*rest"]:
     """The index of the largest value along the first axis, the first among equals; NaN is never chosen over a number."""
     filled = values.nan_to_num(nan=-torch.inf)
     return (filled == filled.amax(0, keepdim=True)).long().argmax(0)
@@ -140,7 +142,7 @@ class Moments:
         for layer, tokens in enumerate(values):  # one site at a time: a float64 copy of a whole block would not fit the cache
             wide = tokens.double()
             self._total[layer] += wide.sum(0)
-            self._square[layer] += wide.square_().sum(0)
+            self._square[layer] += wide.square().sum(0)
 
     @property
     def mean(self) -> Float[Tensor, "l d"]:
@@ -153,7 +155,7 @@ class Moments:
         return self._square / max(self.n, 1)
 
 
-def boxes_hit(mask: Bool[Tensor, "h w"], boxes: Int[Tensor, "t 4"]) -> Bool[Tensor, t]:
+def boxes_hit(mask: Bool[Tensor, "h w"], boxes: Int[Tensor, "t 4"]) -> Bool[Tensor, " t"]:
     """Whether any mask pixel falls in each box (top, left, bottom, right; clipped to the mask), from one integral image."""
     height, width = mask.shape
     total = torch.zeros(height + 1, width + 1, dtype=torch.int64)
@@ -163,6 +165,6 @@ def boxes_hit(mask: Bool[Tensor, "h w"], boxes: Int[Tensor, "t 4"]) -> Bool[Tens
     return total[bottom, right] - total[top, right] - total[bottom, left] + total[top, left] > 0
 
 
-def spans_hit(spans: Int[Tensor, "n 2"], tokens: Int[Tensor, "t 2"]) -> Bool[Tensor, t]:
+def spans_hit(spans: Int[Tensor, "n 2"], tokens: Int[Tensor, "t 2"]) -> Bool[Tensor, " t"]:
     """Whether each token's half-open character range overlaps any of the spans."""
     return ((tokens[:, None, 0] < spans[None, :, 1]) & (tokens[:, None, 1] > spans[None, :, 0])).any(1)

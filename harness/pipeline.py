@@ -32,7 +32,7 @@ from harness.calibration import (
 from harness.embed import NORMALIZATIONS, Plan, PlanOptions, SplitBlocks, Tokens, plan
 from harness.errors import HarnessError, unknown
 from harness.localize import Explanation, Located, locate, merge
-from harness.metrics import Bootstrap, all_rows
+from harness.metrics import NO_CUTOFF, NO_VECTOR, Bootstrap, all_rows
 from harness.provenance import provenance
 from harness.registry import Registry
 from harness.sites import choose_sites, pick_device, pick_dtype
@@ -190,13 +190,12 @@ def run(
 ) -> list[Result]:
     """One result per method, each on disk when it is returned; `announce` is told the plan before anything is computed."""
     bench = prepare(spec, registry)
+    results.check_output(spec.output.expanduser())
     announce(bench)
     try:
         return measure(bench, progress)
     except StorageOverflowError:
-        bench = prepare(spec, registry, storage="bfloat16")
-        bench.notes["storage"] = "bfloat16: a value does not fit float16"
-        return measure(bench, progress)
+        return measure(prepare(spec, registry, storage="bfloat16"), progress)
 
 
 def measure(bench: Bench, progress: Progress) -> list[Result]:
@@ -220,6 +219,8 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
     if bench.spec.guards == "full":
         found["shuffled"] = shuffled(bench, progress)
     bench.notes.update(guards=found, **lost(bench))
+    if bench.plan.storage == "bfloat16":
+        bench.notes["storage"] = "bfloat16: a value does not fit float16"
     made = {"started": started, "samples embedded": embedded}
     bootstrap = Bootstrap(
         torch.from_numpy(bench.task.splits["test"].labels), bench.task.concepts, bench.spec.bootstrap, bench.spec.seed
@@ -465,7 +466,11 @@ def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Ch
             levels[int(decided.chosen.level[layer, c])] if known and not one_level else None,
             finite(cutoff[c]),
             finite(float(decided.chosen.best_f1[layer, c])),
-            reason=None if known else "no positives to calibrate on in cal",
+            reason=None
+            if known
+            else NO_VECTOR
+            if at_layer(decided.cal, decided.chosen.layer)[:, c].isnan().any()
+            else NO_CUTOFF,
         )
         if located is not None and finite(float(located.cutoff[c])) is not None:
             found = {"map_level": levels[int(located.level[c])], "map_cutoff": float(located.cutoff[c])}

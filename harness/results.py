@@ -52,6 +52,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         ) from error
 
 
+def check_output(folder: Path) -> None:
+    """Raises where nothing can be written below a folder: before a run computes anything."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HarnessError(f"cannot write to {folder.absolute()}; {error.strerror}; choose another folder") from error
+
+
 def file_name(text: str) -> str:
     """A name as one path component: `/` becomes `__`, as on the Hub; anything unusual `_`."""
     return re.sub(r"[^A-Za-z0-9._+=-]+", "_", text.replace("/", "__")).strip(".") or "_"
@@ -60,7 +70,7 @@ def file_name(text: str) -> str:
 def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
     """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
     plain = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_NUMBER}
-    recipe = [method.concepts, method.detector, method.localizer, method.scorer, method.fit_on]
+    recipe = [method.name, method.concepts, method.detector, method.localizer, method.scorer, method.fit_on]
     identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, recipe, task["fingerprint"], dict(backbone)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
@@ -82,7 +92,8 @@ def config(spec: RunSpec, method: Method) -> dict[str, Any]:
 
 def write_samples(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """`per_sample.parquet`, one row per (split, sample, concept): on disk before any metric is computed."""
-    (folder / "STATUS").unlink(missing_ok=True)
+    if (folder / "STATUS").is_file():
+        (folder / "STATUS").unlink()
     write_atomic(folder / "per_sample.parquet", _parquet(columns))
 
 

@@ -25,6 +25,7 @@ from harness.results import write_atomic
 from harness.types import Backbone, Embedded, Site, View
 
 SCHEMA = 1
+OVERFLOW = "overflow"
 Storage = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[Storage, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -78,6 +79,10 @@ class Store:
         name, about = address(backbone, dtype)
         self.dtype, self.folder, self._about = dtype, root / "blocks" / name, about
 
+    def overflowed(self) -> bool:
+        """Whether an earlier run met a value of this backbone that the storage dtype does not hold."""
+        return (self.folder / OVERFLOW).is_file()
+
     def _block(self, content: Sequence[str]) -> Path:
         return self.folder / _sha(list(content))
 
@@ -94,6 +99,7 @@ class Store:
         stored = block.values.to("cpu", DTYPES[self.dtype])
         summary = block.summary.to("cpu", DTYPES[self.dtype])
         if not (stored.isfinite().all() and summary.isfinite().all()):
+            write_atomic(self.folder / OVERFLOW, b"")
             raise StorageOverflowError(self.dtype)
         views = torch.tensor(block.views or (), dtype=torch.int64).reshape(-1, len(View._fields))
         geometry = {"offsets": block.offsets.cpu(), "regions": block.regions.cpu().contiguous(), "views": views}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,8 @@ class Folder:
     def _check(self) -> None:
         offsets, labels = self.offsets, self.tensor("labels")
         samples, concepts = len(self.samples), len(self.concepts)
+        if offsets.ndim != 1:
+            raise HarnessError(f"tensor 'offsets' in {self.path} has shape {list(offsets.shape)}; it must be [{samples + 1}]")
         tokens = int(offsets[-1]) if len(offsets) else 0
         if len(offsets) != samples + 1 or int(offsets[0]) != 0 or bool((offsets.diff() < 0).any()):
             raise HarnessError(
@@ -109,8 +112,10 @@ class Folder:
     def samples(self) -> list[dict[str, str]]:
         """Rows with `id` and `split`, in offset order."""
         path = self.path / "samples.csv"
-        with path.open(newline="", encoding="utf-8") as opened:
-            rows = list(csv.DictReader(opened))
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise HarnessError(f"cannot read {path}; {error}; it must be UTF-8 CSV with the columns id and split") from error
         for number, row in enumerate(rows, 2):
             if not row.get("id") or row.get("split") not in SPLITS:
                 raise HarnessError(
@@ -121,9 +126,16 @@ class Folder:
     @cached_property
     def concepts(self) -> list[str]:
         """The C names."""
-        read = json.loads((self.path / "concepts.json").read_text(encoding="utf-8"))
+        path = self.path / "concepts.json"
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise HarnessError(f"cannot read {path}; {error}; it must be a JSON list of names") from error
         if not (isinstance(read, list) and read and all(isinstance(name, str) for name in read)):
-            raise HarnessError(f"{self.path / 'concepts.json'} must be a list of names")
+            raise HarnessError(f"{path} must be a JSON list of names")
+        twice = [name for i, name in enumerate(read) if name in read[:i]]
+        if twice:
+            raise HarnessError(f"{path} names {twice[0]!r} twice; every concept once")
         return read
 
     @cached_property

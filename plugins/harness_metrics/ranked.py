@@ -23,7 +23,7 @@ def steps(evaluation: Evaluation, weights: Tensor, c: int) -> tuple[Tensor, Tens
     lengths = evaluation.offsets.diff()
     sample = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[known]
     _, group = torch.unique(-scores.nan_to_num(nan=-torch.inf), return_inverse=True)
-    if len(weights) * len(group) <= EXACT:
+    if len(weights) == 1 or len(weights) * len(group) <= EXACT:
         groups = int(group.max()) + 1 if len(group) else 1
         per_item = weights.double()[:, sample]
         both = (per_item * positive, per_item * ~positive)
