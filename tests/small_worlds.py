@@ -70,7 +70,13 @@ class Measured:
             "folder": (f"embeddings:{folder / 'mine'}", f"embeddings:{folder / 'mine'}"),
         }[name]
         task = f"toy:seed={SEED}" if name == "toy" else task
-        options = {"bootstrap": 0, "log_tokens": True, "seed": SEED, "block_tokens": 64, "device": "cpu"}
+        options = {
+            "bootstrap": 0,
+            "log_tokens": True,
+            "seed": SEED,
+            "block_tokens": 200 if name == "toy" else 24,
+            "device": "cpu",
+        }
         self.spec = RunSpec(task, backbone, METHODS, cache_dir=folder / "cache", output=folder / "out", **options)
         self.results = {result.method.name: result for result in pipeline.run(self.spec, registry, progress)}
         self.bench = pipeline.prepare(self.spec, registry)

@@ -1,0 +1,126 @@
+"""Leaderboards are a pure function of result files: the same bytes, hostile names harmless, nothing mixed that may not be compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.leaderboard import build, definitions, read_board
+
+HOSTILE = '<script>alert("1")</script>|`x`\n# head'
+
+
+def score(value: float | None, metric: str = "f1", concept: str = "weighted", layer: str | None = "chosen") -> dict[str, Any]:
+    low, high = (None, None) if value is None else (value - 0.1, value + 0.1)
+    ends = {"ci_low": low, "ci_high": high, "n": 3, "sample_ci": None, "reason": None}
+    return {"metric": metric, "layer": layer, "concept": concept, "value": value, **ends}
+
+
+def put(root: Path, name: str, value: float | None, /, **changes: Any) -> Path:
+    """Writes a complete result; `changes` go to its task."""
+    task = {"name": "toy", "version": 1, "fingerprint": "f" * 64, "modality": "tokens", "limit": None}
+    task |= {"samples": {"train": 3, "cal": 2, "test": 2}, "positives": {"star": {"train": 1, "cal": 1, "test": 1}}, **changes}
+    folder = root / str(task["limit"]) / str(task["fingerprint"])[:4] / "".join(c for c in name if c.isalnum())
+    read = {
+        "schema_version": 1,
+        "run_id": f"{name}-{task['fingerprint']}-{task['limit']}",
+        "task": task,
+        "backbone": {"name": "toy", "revision": "1", "sites": ["0", "1"], "normalization": "train"},
+        "method": {"name": name, "summary": name},
+        "choices": [{"layer": "3"}, {"layer": "11"}],
+        "scores": [score(value), score(0.2, layer="3")],
+    }
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps(read))
+    (folder / "STATUS").write_text("complete")
+    return folder
+
+
+def pages(root: Path, output: Path) -> tuple[str, str]:
+    build([root], output)
+    return (output / "README.md").read_text(), (output / "index.html").read_text()
+
+
+def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
+    for name, value in (("a", 0.5), ("b", 0.7), ("c", 0.7)):
+        put(tmp_path / "results", name, value)
+    assert pages(tmp_path / "results", tmp_path / "one") == pages(tmp_path / "results", tmp_path / "two")
+
+
+def test_rows_are_sorted_by_the_first_column_and_equal_ones_by_name(tmp_path: Path) -> None:
+    for name, value in (("low", 0.5), ("beta", 0.7), ("alpha", 0.7), ("none", None)):
+        put(tmp_path / "results", name, value)
+    readme, _ = pages(tmp_path / "results", tmp_path / "board")
+    table = readme[: readme.index("## Localization")]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == ["alpha", "beta", "low"]
+
+
+def test_the_interval_and_the_range_of_layers_are_shown_and_a_fixed_layer_is_not_the_chosen_one(tmp_path: Path) -> None:
+    put(tmp_path / "results", "a", 0.5)
+    readme, html = pages(tmp_path / "results", tmp_path / "board")
+    assert "0.500 [0.400, 0.600]" in readme
+    assert "3–11" in readme
+    assert "0.200" not in readme
+    assert "0.500 [0.400, 0.600]" in html
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    put(tmp_path / "results", HOSTILE, 0.5, name=HOSTILE)
+    readme, html = pages(tmp_path / "results", tmp_path / "board")
+    assert "<script>alert" not in readme
+    assert "<script>alert" not in html
+    assert "&lt;script&gt;alert" in html
+    assert not any(line.startswith("# head") for line in readme.splitlines())
+    assert html.count("<script>") == 1
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "e" * 64}, {"limit": 20}])
+def test_other_content_and_limited_runs_have_tables_of_their_own(tmp_path: Path, change: dict[str, Any]) -> None:
+    put(tmp_path / "results", "a", 0.5)
+    put(tmp_path / "results", "a", 0.9, **change)
+    readme, _ = pages(tmp_path / "results", tmp_path / "board")
+    headings = [line for line in readme.splitlines() if line.startswith("### ")]
+    assert len(headings) == 2
+    if "limit" in change:
+        assert headings == ["### toy · toy", "### toy · toy (limited to 20 samples per split)"]
+
+
+def test_a_run_that_was_cut_short_is_left_out_and_named(tmp_path: Path) -> None:
+    put(tmp_path / "results", "a", 0.5)
+    (put(tmp_path / "results", "b", 0.9) / "STATUS").unlink()
+    told = build([tmp_path / "results"], tmp_path / "board")
+    assert told[0].startswith("1 results from ")
+    assert "STATUS is missing" in told[1]
+    assert "## Left out" in (tmp_path / "board" / "README.md").read_text()
+
+
+def test_no_results_make_pages_that_say_so(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    _, html = pages(tmp_path / "results", tmp_path / "board")
+    assert "No results yet." in html
+
+
+def test_the_bundled_definitions_are_used_where_a_folder_has_none(tmp_path: Path) -> None:
+    assert [board.board for board in definitions(tmp_path)] == ["detection", "localization"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("board: x\ntitle: X\ncolums: []", "unknown key 'colums' in leaderboard definition"),
+        ("board: x\ntitle: X", "has no key 'columns'; it is required"),
+        ("board: x\ntitle: X\ncolumns:\n- {metric: f1, avrage: macro, name: F1}", "did you mean average?"),
+        ("- 1", "is not a mapping"),
+        ("a: [", "cannot read leaderboard definition"),
+    ],
+)
+def test_a_bad_definition_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(HarnessError) as error:
+        read_board(tmp_path / "x.yaml")
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
