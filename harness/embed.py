@@ -131,7 +131,8 @@ def _forward(backbone: Backbone, samples: Sequence[Sample], sites: Sequence[Site
     if done.values.shape[-1] != backbone.width or len(done.values) != len(sites):
         raise HarnessError(
             f"backbone {backbone.name} gave {len(done.values)} sites of width {done.values.shape[-1]}; it declares width "
-            f"{backbone.width} and {len(sites)} were asked for; the wrong tensor was captured"
+            f"{backbone.width} and {len(sites)} were asked for; first seen at sample {samples[0].id!r}, layer {sites[0].label}; "
+            f"the wrong tensor was captured"
         )
     if not done.values.isfinite().all():
         layer, token = (~done.values.isfinite()).any(-1).nonzero()[0].tolist()

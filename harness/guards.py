@@ -97,7 +97,7 @@ def check_view(task: Task, backbone: Backbone) -> str:
     return f"passed: {int(inside.sum())} patches inside the box are brighter than all {int(outside.sum())} outside"
 
 
-def check_shuffled(scores: NDArray[Any], labels: NDArray[Any]) -> str:
+def check_shuffled(scores: NDArray[Any], labels: NDArray[Any], method: str) -> str:
     """`--guards full`: scores [S, C] of a run on permuted labels [S, C]; the mean AUROC over concepts must be at chance.
 
     The bound is 4 standard errors of one AUROC under the null, sqrt((n+1) / (12 p (n-p))), averaged over concepts as if their
@@ -114,6 +114,6 @@ def check_shuffled(scores: NDArray[Any], labels: NDArray[Any]) -> str:
     if abs(mean - 0.5) > bound:
         raise HarnessError(
             f"guard 'shuffled' failed: with permuted labels the mean AUROC is {mean:.3f}, allowed 0.5 ± {bound:.3f}; "
-            f"a method reads labels it must not see, or samples stand in several splits"
+            f"method {method!r} reads labels it must not see, or samples stand in several splits"
         )
     return f"passed: mean AUROC {mean:.3f} with permuted labels, allowed 0.5 ± {bound:.3f}"

@@ -237,12 +237,14 @@ def check(bench: Bench) -> dict[str, str]:
         return {"batch": "off", "view": "off"}
     store = bench.plan.groups[0].extraction.store
     verdict = store.folder / f"guards-{results.file_name(bench.task.name)}.json" if store else None
+    labels = {site.label for site in bench.sites}
     if verdict and bench.plan.missing == 0 and verdict.is_file():
-        found: dict[str, str] = json.loads(verdict.read_text())
-        return found
+        kept: dict[str, Any] = json.loads(verdict.read_text())
+        if labels <= set(kept["sites"]):
+            return dict(kept["found"])
     found = guards.check_backbone(bench.task, bench.backbone, bench.sites, bench.dtype)
     if verdict:
-        results.write_atomic(verdict, json.dumps(found).encode())
+        results.write_atomic(verdict, json.dumps({"sites": sorted(labels), "found": found}).encode())
     return found
 
 
@@ -356,19 +358,21 @@ def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], p
 
 
 def shuffled(bench: Bench, progress: Progress) -> str:
-    """The full guard: the first method on tokens, fitted, calibrated and tested on labels permuted within each split."""
-    parts = next((p for p in bench.parts if p.concepts is not None), None)
-    if parts is None:
-        return "skipped: no method with concepts"
+    """The full guard: every method with concepts, fitted, calibrated and tested on labels permuted within each split."""
+    found = {}
     group = bench.plan.groups[0]
     group.fill(progress)
-    tokens = group.open(summaries=parts.method.fit_on == "summary")
-    mixed = Tokens(tokens.sites, *(split.shuffled() for split in (tokens.train, tokens.cal, tokens.test)))
-    kept = {parts.method.name: Kept()}
-    sweep([parts], mixed, fit(parts, mixed, progress), bench, kept, progress)
-    decided = decide(parts, kept[parts.method.name], mixed.cal.labels, replace(bench, sites=tokens.sites))
-    scores = at_layer(decided.test, decided.chosen.layer)
-    return guards.check_shuffled(scores.cpu().numpy(), mixed.test.labels.cpu().numpy())
+    here = replace(bench, sites=group.sites)
+    for (_, fit_on), methods in same_concepts(bench.parts):
+        tokens = group.open(summaries=fit_on == "summary")
+        mixed = Tokens(tokens.sites, *(split.shuffled() for split in (tokens.train, tokens.cal, tokens.test)))
+        kept = {parts.method.name: Kept() for parts in methods}
+        sweep(methods, mixed, fit(methods[0], mixed, progress), here, kept, progress)
+        for parts in methods:
+            decided = decide(parts, kept[parts.method.name], mixed.cal.labels, here)
+            scores = at_layer(decided.test, decided.chosen.layer).cpu().numpy()
+            found[parts.method.name] = guards.check_shuffled(scores, mixed.test.labels.cpu().numpy(), parts.method.name)
+    return "; ".join(f"{verdict} ({name})" for name, verdict in found.items()) or "skipped: no method with concepts"
 
 
 @dataclass(frozen=True)

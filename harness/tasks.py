@@ -164,7 +164,10 @@ def _check_values(raw: dict[str, Any], path: Path) -> None:
 
     need(isinstance(raw["task"], str) and bool(raw["task"]), "task", "a name")
     need(raw["modality"] in MODALITIES, "modality", ", ".join(MODALITIES))
-    need(isinstance(raw["dataset"], dict) and "name" in raw["dataset"], "dataset", "a mapping with `name` and options")
+    named = isinstance(raw["dataset"], dict) and isinstance(raw["dataset"].get("name"), str)
+    need(named, "dataset", "a mapping with `name` and options")
+    for key, kind, allowed in (("description", str, "a text"), ("backbone", str, "a name"), ("metadata", dict, "a mapping")):
+        need(raw.get(key) is None or isinstance(raw[key], kind), key, allowed)
     if raw.get("concepts") is not None:
         need(
             strings(raw["concepts"]) and len(raw["concepts"]) > 0,
@@ -175,14 +178,14 @@ def _check_values(raw: dict[str, Any], path: Path) -> None:
         if twice:
             raise HarnessError(f"task file {path}: key 'concepts' names {twice[0]!r} twice; every concept once")
     if "version" in raw:
-        need(isinstance(raw["version"], int) and raw["version"] > 0, "version", "a whole number from 1")
+        need(_whole(raw["version"]), "version", "a whole number from 1")
     if "min_positive" in raw:
         value = raw["min_positive"]
         need(isinstance(value, dict), "min_positive", "a mapping of split to a whole number from 1")
         for key, n in value.items():
             if key not in SPLITS:
                 raise unknown("split", str(key), SPLITS, f"task file {path}, key 'min_positive'")
-            need(isinstance(n, int) and n > 0, "min_positive", "a mapping of split to a whole number from 1")
+            need(_whole(n), "min_positive", "a mapping of split to a whole number from 1")
         raw["min_positive"] = {split: value.get(split, 1) for split in SPLITS}
     if "levels" in raw:
         levels = raw["levels"]
@@ -193,7 +196,11 @@ def _check_values(raw: dict[str, Any], path: Path) -> None:
         )
         need(ok and len(levels) > 0, "levels", "rising fractions between 0 and 1")
     if "image_size" in raw:
-        need(isinstance(raw["image_size"], int) and raw["image_size"] > 0, "image_size", "a whole number of pixels")
+        need(_whole(raw["image_size"]), "image_size", "a whole number of pixels")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def task_file(registry: Registry, reference: str) -> TaskFile:
@@ -269,7 +276,9 @@ def _load_rows(registry: Registry, declared: TaskFile) -> dict[str, Any]:
     return {split: loaded[split] for split in SPLITS}
 
 
-def _image_bytes(image: Mapping[str, Any]) -> bytes:
+def _image_bytes(image: Mapping[str, Any] | None) -> bytes:
+    if image is None:
+        raise FileNotFoundError("no image")
     data: bytes | None = image["bytes"]
     return data if data is not None else Path(image["path"]).read_bytes()
 
@@ -283,7 +292,10 @@ def decode(data: bytes) -> Any:
 
 def _content_hash(row: Mapping[str, Any], declared: TaskFile) -> str:
     if declared.modality == "image":
-        return hashlib.sha256(_image_bytes(row["image"])).hexdigest()
+        try:
+            return hashlib.sha256(_image_bytes(row["image"])).hexdigest()
+        except OSError as error:  # not there, or not to be read: it is noted as unreadable
+            return hashlib.sha256(f"unreadable {row['id']}: {error}".encode()).hexdigest()
     if declared.modality == "text":
         return hashlib.sha256((row["text"] or "").encode()).hexdigest()
     return hashlib.sha256(json.dumps([dict(declared.dataset), row["id"]], sort_keys=True).encode()).hexdigest()

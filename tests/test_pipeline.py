@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -217,7 +216,7 @@ def vectors_of(spec: RunSpec, registry: Registry) -> list[torch.Tensor]:
 def test_permuting_the_test_labels_changes_no_cutoff_level_layer_vector_or_map_cutoff(
     make_spec: Spec, registry: Registry, tmp_path: Path
 ) -> None:
-    methods = tuple(m for m in METHODS if m.concepts == "linear")
+    methods = (*METHODS[:2], *METHODS[3:4], METHODS[6], METHODS[10], METHODS[11])
     (tmp_path / "plain").mkdir()
     (tmp_path / "mixed").mkdir()
     plain = make_spec(ragged_world.write_task(tmp_path / "plain"), "ragged", methods)
@@ -323,20 +322,14 @@ def test_sixteen_bit_storage_is_said_and_moves_only_decisions_at_the_cutoff(
 
 def test_several_layer_groups_give_what_one_group_gives(make_spec: Spec, registry: Registry, tmp_path: Path) -> None:
     specs = [
-        make_spec(methods=RECIPES, bootstrap=0, cache_bytes=size, cache_dir=tmp_path / str(size)) for size in (HALF, QUARTER)
+        make_spec(methods=RECIPES[::3], bootstrap=0, cache_bytes=size, cache_dir=tmp_path / str(size))
+        for size in (HALF, QUARTER)
     ]
     assert [len(pipeline.prepare(spec, registry).plan.groups) for spec in specs] == [1, 4]
     one, four = (pipeline.run(spec, registry, quiet) for spec in specs)
     assert {result.provenance["storage"] for result in (*one, *four)} == {"float16"}
+    assert [results[0].provenance["samples embedded"] for results in (one, four)] == [280, 4 * 280]
     compare(one, four, tolerance=1e-6, few=0)
-
-
-def test_every_sample_is_embedded_once_per_layer_group_and_no_more_than_promised(make_spec: Spec, registry: Registry) -> None:
-    spec = make_spec(cache_bytes=QUARTER)
-    plan = pipeline.prepare(spec, registry).plan
-    assert plan.missing == plan.samples * len(plan.groups) == 280 * 4
-    (result,) = pipeline.run(spec, registry, quiet)
-    assert result.provenance["samples embedded"] == 280 * 4
 
 
 # --- the cache
@@ -378,11 +371,16 @@ def test_no_cache_stores_nothing(make_spec: Spec, registry: Registry) -> None:
 KILLED = """
 import sys
 sys.path[:0] = [{tests!r}]
+from contextlib import contextmanager
 from pathlib import Path
-from conftest import quiet
 from harness import pipeline
 from harness.registry import load
 from harness.types import Method, RunSpec
+
+@contextmanager
+def quiet(what, total, unit):
+    yield lambda n: None
+
 method = Method("max linear direct", concepts="linear", detector="max", localizer="direct")
 spec = RunSpec({task!r}, "ragged:die_after=5", (method,), bootstrap=0, batch_size=4, block_tokens=40,
                cache_dir=Path({folder!r}) / "cache", output=Path({folder!r}) / "out")
@@ -393,9 +391,7 @@ pipeline.run(spec, load(["ragged_world"]), quiet)
 def test_a_run_killed_while_embedding_goes_on_where_it_stopped(make_spec: Spec, registry: Registry, tmp_path: Path) -> None:
     task = ragged_world.write_task(tmp_path)
     script = KILLED.format(tests=str(Path(__file__).parent), task=task, folder=str(tmp_path))
-    killed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": ""}
-    )
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not list((tmp_path / "out").rglob("STATUS"))
     method = Method("max linear direct", concepts="linear", detector="max", localizer="direct")
