@@ -24,7 +24,7 @@ from harness.registry import KINDS, Reference, Registry, load
 from harness.types import STREAMS, Method, RunSpec
 
 if TYPE_CHECKING:
-    from harness.pipeline import Bench
+    from harness.bench import Bench
     from harness.types import Progress, Result
 
 LISTABLE = ("tasks", "methods", *KINDS)
@@ -155,10 +155,10 @@ def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> 
       harness run --backbone embeddings:my_folder --method all
     """
     wanted = list(specs(registry, options))
-    from harness import pipeline
+    from harness import bench, pipeline
 
     if dry_run:
-        plans = [plan(pipeline.prepare(spec, registry)) for spec in wanted]
+        plans = [plan(bench.prepare(spec, registry)) for spec in wanted]
         click.echo(json.dumps(plans, indent=1) if as_json else "\n\n".join(map(plan_text, plans)))
         return
     done: list[Result] = []

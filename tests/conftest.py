@@ -18,6 +18,7 @@ with install_import_hook("harness.numerics", "beartype.beartype"):
     import harness.numerics  # noqa: F401
 
 import pytest  # noqa: E402
+import ragged_world  # noqa: E402
 import small_backbones  # noqa: E402
 import torch  # noqa: E402
 from small_worlds import NAMES, Measured  # noqa: E402
@@ -88,6 +89,19 @@ def run_toy(make_spec: Callable[..., RunSpec], registry: Registry) -> Callable[.
     def run(*names: str, **changes: Any) -> list[Result]:
         known = registry.methods()
         return pipeline.run(make_spec(methods=tuple(known[name] for name in names), **changes), registry, quiet)
+
+    return run
+
+
+@pytest.fixture
+def run_ragged(make_spec: Callable[..., RunSpec], registry: Registry, tmp_path: Path) -> Callable[..., list[Result]]:
+    """The same on the ragged samples, which are fewer."""
+
+    def run(*names: str, **changes: Any) -> list[Result]:
+        known = registry.methods()
+        task = ragged_world.write_task(tmp_path)
+        spec = make_spec(task, "ragged", tuple(known[name] for name in names), **changes)
+        return pipeline.run(spec, registry, quiet)
 
     return run
 

@@ -40,6 +40,8 @@ TIERS = (
     ("cli",),
     ("tables", "leaderboard"),
     ("pipeline",),
+    ("publish",),
+    ("bench",),
     (
         "guards",
         "localize",

@@ -194,7 +194,7 @@ def test_a_verdict_on_some_layers_does_not_speak_for_others(texts: str, make_spe
 # --- shuffled labels
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_shuffled_labels_fall_to_chance_on_the_toy_task(seed: int, make_spec: Spec, registry: Registry) -> None:
     methods = (registry.methods()["superactivator"], registry.methods()["summary"])
     (result, _) = pipeline.run(make_spec(methods=methods, guards="full", seed=seed, layers="last"), registry, quiet)
@@ -208,17 +208,16 @@ def test_shuffled_labels_fall_to_chance_on_ragged_samples(make_spec: Spec, regis
     assert result.notes["guards"]["shuffled"].startswith("passed: mean AUROC 0.")
 
 
-def test_the_shuffled_run_changes_no_number_of_the_run_it_guards(make_spec: Spec, registry: Registry) -> None:
-    (full,) = pipeline.run(make_spec(guards="full"), registry, quiet)
-    (cheap,) = pipeline.run(make_spec(), registry, quiet)
+def test_the_shuffled_run_changes_no_number_of_the_run_it_guards(run_ragged: Callable[..., list[Result]]) -> None:
+    (full,), (cheap,) = run_ragged("superactivator", guards="full"), run_ragged("superactivator")
     assert full.scores == cheap.scores
     assert full.choices == cheap.choices
 
 
 def test_a_detector_that_reaches_the_test_labels_is_stopped(make_spec: Spec, registry: Registry) -> None:
     method = Method("peek", concepts="linear", detector="peek")
-    pipeline.run(make_spec(methods=(method,)), registry, quiet)
-    message = failure(make_spec(methods=(method,), guards="full"), registry)
+    pipeline.run(make_spec(methods=(method,), layers="last"), registry, quiet)
+    message = failure(make_spec(methods=(method,), guards="full", layers="last"), registry)
     assert message.startswith("guard 'shuffled' failed: with permuted labels the mean AUROC is 1.000, allowed 0.5 ± ")
 
 
@@ -227,21 +226,21 @@ def test_every_method_of_a_run_is_guarded_not_the_first_alone(
     names: tuple[str, str], make_spec: Spec, registry: Registry
 ) -> None:
     methods = tuple(Method(name, concepts="linear", detector=name) for name in names)
-    assert "guard 'shuffled' failed" in failure(make_spec(methods=methods, guards="full"), registry)
+    assert "guard 'shuffled' failed" in failure(make_spec(methods=methods, guards="full", layers="last"), registry)
 
 
 def test_the_bound_on_shuffled_auroc_holds_for_noise_and_not_for_knowledge() -> None:
     g = np.random.default_rng(0)
     labels = g.random((100, 4)) < 0.3
     for _ in range(50):
-        assert guards.check_shuffled(g.standard_normal(labels.shape), labels).startswith("passed")
+        assert guards.check_shuffled(g.standard_normal(labels.shape), labels, "mine").startswith("passed")
     for known in (labels.astype(float), -labels.astype(float)):
         with pytest.raises(HarnessError, match="guard 'shuffled' failed"):
-            guards.check_shuffled(known + g.standard_normal(labels.shape) * 0.5, labels)
+            guards.check_shuffled(known + g.standard_normal(labels.shape) * 0.5, labels, "knowledge")
 
 
 def test_the_shuffled_guard_copes_with_samples_without_tokens_and_concepts_of_one_class() -> None:
     labels = np.array([[True, True], [False, True], [True, True], [False, True]])
     scores = np.array([[-np.inf, 0.0], [1.0, 0.0], [2.0, 0.0], [-np.inf, 0.0]])
-    assert guards.check_shuffled(scores, labels).startswith("passed")
-    assert guards.check_shuffled(scores, np.ones_like(labels)) == "skipped: no concept has both positives and negatives"
+    assert guards.check_shuffled(scores, labels, "mine").startswith("passed")
+    assert guards.check_shuffled(scores, np.ones_like(labels), "mine") == "skipped: no concept has both positives and negatives"

@@ -158,7 +158,9 @@ def test_a_single_layer_run_gives_the_rows_that_the_full_run_gives_at_that_layer
 
 
 def test_the_toy_world_shows_the_finding_it_was_made_for(run_toy: Callable[..., list[Result]]) -> None:
-    by_name = {result.method.name: result.score("f1") for result in run_toy("superactivator", "mean", "last", "random")}
+    by_name = {
+        result.method.name: result.score("f1") for result in run_toy("superactivator", "mean", "last", "random", layers="last")
+    }
     values = {name: row.value for name, row in by_name.items() if row is not None and row.value is not None}
     assert values["superactivator"] > 0.95
     assert values["superactivator"] > max(values["mean"], values["last"], values["random"]) + 0.03
@@ -254,11 +256,14 @@ def test_a_detector_and_a_localizer_see_labels_and_truth_of_train_alone(
 # --- batches, blocks and storage
 
 
+TWO = "2,3"
+
+
 @pytest.fixture(scope="module")
 def plain(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> list[Result]:
-    """The toy task with the defaults."""
+    """Two layers of the toy task with the defaults."""
     folder = tmp_path_factory.mktemp("plain")
-    spec = RunSpec("toy", "toy", RECIPES, cache_dir=folder / "cache", output=folder / "out", bootstrap=0, log_tokens=True)
+    spec = RunSpec("toy", "toy", RECIPES, cache_dir=folder / "cache", output=folder / "out", bootstrap=0, layers=TWO)
     return pipeline.run(spec, registry, quiet)
 
 
@@ -290,7 +295,7 @@ def compare(before: list[Result], after: list[Result], tolerance: float, few: in
         {"batch_size": 1},
         {"batch_size": 7},
         {"batch_size": 16, "block_tokens": 64},
-        {"block_tokens": 1, "layers": "2,3"},
+        {"block_tokens": 1},
         {"cache_bytes": 0, "block_tokens": 256, "batch_size": 7},
     ],
     ids=str,
@@ -309,13 +314,13 @@ def test_batch_size_block_size_and_caching_change_no_decision(
 
 
 HALF, QUARTER = 1_300_000, 350_000
-"""Bytes: the toy task's values fit the first in 16 bits and one group, and the second one layer at a time."""
+"""Bytes: four layers of the toy task fit the first in 16 bits and one group, and the second one layer at a time."""
 
 
 def test_sixteen_bit_storage_is_said_and_moves_only_decisions_at_the_cutoff(
     plain: list[Result], make_spec: Spec, registry: Registry
 ) -> None:
-    after = pipeline.run(make_spec(methods=RECIPES, bootstrap=0, cache_bytes=HALF), registry, quiet)
+    after = pipeline.run(make_spec(methods=RECIPES, bootstrap=0, layers=TWO, cache_bytes=HALF // 2), registry, quiet)
     assert after[0].provenance["storage"] == "float16"
     compare(plain, after, tolerance=4e-3, few=3)
 
@@ -347,25 +352,24 @@ def test_a_second_run_embeds_nothing_and_repeats_every_byte(make_spec: Spec, reg
     assert [(bytes_of(result), bytes_of(result, "calibration"), result.scores) for result in again] == before
 
 
-def test_a_second_method_reads_what_the_first_one_stored(run_toy: Callable[..., list[Result]]) -> None:
-    (first,) = run_toy("superactivator")
-    (second,) = run_toy("summary")
-    assert (first.provenance["samples embedded"], second.provenance["samples embedded"]) == (280, 0)
+def test_a_second_method_reads_what_the_first_one_stored(run_ragged: Callable[..., list[Result]]) -> None:
+    (first,) = run_ragged("superactivator")
+    (second,) = run_ragged("summary")
+    assert (first.provenance["samples embedded"], second.provenance["samples embedded"]) == (114, 0)
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_a_method_gives_the_same_alone_and_beside_others(together: bool, plain: list[Result], run_toy: Any) -> None:
+def test_a_method_gives_the_same_alone_and_beside_others(run_ragged: Callable[..., list[Result]]) -> None:
     """Its numbers come from its own arrays, whatever else runs in the same pass."""
-    names = ("superactivator", "max", "summary") if together else ("max",)
-    found = next(result for result in run_toy(*names) if result.method.name == "max")
-    wanted = next(result for result in plain if result.method.name == "max linear direct")
-    assert rows_of(found) == rows_of(wanted)
+    (alone,) = run_ragged("max")
+    wanted = rows_of(alone), alone.choices, alone.scores
+    beside = next(result for result in run_ragged("superactivator", "max", "summary", "coin") if result.method.name == "max")
+    assert (rows_of(beside), beside.choices, beside.scores) == wanted
 
 
-def test_no_cache_stores_nothing(make_spec: Spec, registry: Registry) -> None:
-    spec = make_spec(cache_bytes=0)
-    pipeline.run(spec, registry, quiet)
-    assert not list(spec.cache_dir.rglob("*.safetensors"))
+def test_no_cache_stores_nothing(run_ragged: Callable[..., list[Result]], tmp_path: Path) -> None:
+    run_ragged("max", cache_bytes=0)
+    assert list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 KILLED = """
@@ -524,10 +528,10 @@ def test_always_yes_scores_two_p_over_one_plus_p(run_toy: Callable[..., list[Res
         assert row.value == pytest.approx(2 * prevalence / (1 + prevalence), abs=1e-12)
 
 
-def test_per_sample_scores_are_on_disk_before_metrics_are_computed(make_spec: Spec, registry: Registry) -> None:
-    spec = make_spec()
+def test_per_sample_scores_are_on_disk_before_metrics_are_computed(make_spec: Spec, registry: Registry, tmp_path: Path) -> None:
+    spec = make_spec(ragged_world.write_task(tmp_path), "ragged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "score", None)
+        patch.setattr("harness.publish.score", None)
         with pytest.raises(TypeError):
             pipeline.run(spec, registry, quiet)
     (folder,) = {path.parent for path in spec.output.rglob("*.parquet")}

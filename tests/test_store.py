@@ -231,9 +231,9 @@ def samples_of(result: Result) -> Any:
 def test_a_limited_run_never_passes_for_the_full_one(
     make_spec: Callable[..., RunSpec], registry: Registry, tmp_path: Path
 ) -> None:
-    limited = pipeline.run(make_spec(limit=30), registry, quiet)[0]
-    after = pipeline.run(make_spec(), registry, quiet)[0]
-    clean = pipeline.run(make_spec(cache_dir=tmp_path / "clean", output=tmp_path / "clean"), registry, quiet)[0]
+    limited = pipeline.run(make_spec(limit=30, layers="last"), registry, quiet)[0]
+    after = pipeline.run(make_spec(layers="last"), registry, quiet)[0]
+    clean = pipeline.run(make_spec(layers="last", cache_dir=tmp_path / "clean", output=tmp_path / "clean"), registry, quiet)[0]
     assert limited.task["limit"] == 30
     assert set(limited.task["samples"].values()) == {30}
     assert after.task["limit"] is None
@@ -241,11 +241,11 @@ def test_a_limited_run_never_passes_for_the_full_one(
     assert limited.task["fingerprint"] != after.task["fingerprint"]
     assert samples_of(after) == samples_of(clean)
     assert after.scores == clean.scores
-    again = pipeline.run(make_spec(limit=30), registry, quiet)[0]
+    again = pipeline.run(make_spec(limit=30, layers="last"), registry, quiet)[0]
     assert samples_of(again) == samples_of(limited)
 
 
 def test_a_limited_run_says_so_in_its_result_file(make_spec: Callable[..., RunSpec], registry: Registry) -> None:
-    result = pipeline.run(make_spec(limit=30), registry, quiet)[0]
+    result = pipeline.run(make_spec(limit=30, layers="last"), registry, quiet)[0]
     assert result.path is not None
     assert json.loads((result.path / "result.json").read_text())["task"]["limit"] == 30

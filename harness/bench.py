@@ -1,0 +1,143 @@
+"""What a run is made of: the bench, checked before anything is computed, and what each method leaves on it. No arithmetic here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from harness.calibration import Calibrated, Chosen, at_layer, at_level
+from harness.embed import NORMALIZATIONS, Plan, PlanOptions, plan
+from harness.errors import HarnessError, unknown
+from harness.registry import Registry
+from harness.sites import choose_sites, pick_device, pick_dtype
+from harness.store import Storage, free_bytes
+from harness.tasks import Task, load_task, task_file
+from harness.types import Backbone, ConceptMethod, Concepts, Detector, Localizer, Method, Metric, RunSpec, Scorer, Setup, Site
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A recipe with its parts built."""
+
+    method: Method
+    concepts: ConceptMethod | None
+    detector: Detector | None
+    localizer: Localizer | None
+    scorer: Scorer | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything a run needs, checked before anything is computed."""
+
+    spec: RunSpec
+    task: Task
+    backbone: Backbone
+    sites: tuple[Site, ...]
+    parts: tuple[Parts, ...]
+    metrics: dict[str, Metric]
+    plan: Plan
+    device: str
+    dtype: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Kept:
+    """What is kept of one method, layer group by layer group: pooled scores [L, S, C], cutoffs [P, L, C], what was fitted."""
+
+    cal: list[Tensor] = field(default_factory=list)
+    test: list[Tensor] = field(default_factory=list)
+    cutoffs: list[Tensor] = field(default_factory=list)
+    token_cutoffs: list[Tensor] = field(default_factory=list)
+    concepts: list[Concepts] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One method after cal has spoken: pooled scores [L, S, C] of cal and test, cutoffs and choices. Level and layer are indices."""
+
+    cal: Tensor
+    test: Tensor
+    calibrated: Calibrated
+    chosen: Chosen
+    layers: tuple[str | None, ...]
+    token_cutoffs: Tensor | None = None
+
+    def cutoff(self) -> Tensor:
+        """[C]: the cutoff at each concept's chosen layer and level."""
+        return at_layer(at_level(self.calibrated.cutoffs, self.chosen.level), self.chosen.layer)
+
+    def detected(self, scores: Tensor) -> Tensor:
+        """[S, C]: score >= cutoff at the chosen layer; a NaN score or cutoff detects nothing."""
+        return at_layer(scores, self.chosen.layer).double() >= self.cutoff()
+
+
+def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -> Bench:
+    """The bench of a run; every mistake a user can make is found here, before the first forward pass."""
+    if spec.normalization not in NORMALIZATIONS:
+        raise unknown("normalization", spec.normalization, NORMALIZATIONS, "--normalization")
+    declared = task_file(registry, spec.task)
+    cache_dir = spec.cache_dir.expanduser()
+    device = pick_device(spec.device)
+    dtype = pick_dtype(spec.dtype, device)
+    parts = tuple(build(registry, method) for method in spec.methods)
+    metrics = {name: registry.create("metrics", name) for name in registry.entries("metrics")}
+    setup = Setup(device, dtype, spec.image_size or declared.image_size, cache_dir)
+    backbone = registry.create("backbones", spec.backbone, setup)
+    if declared.modality != backbone.modality:
+        raise HarnessError(
+            f"task {declared.task!r} is made of {declared.modality}s; backbone {spec.backbone!r} takes {backbone.modality}s"
+        )
+    task = load_task(registry, spec.task, spec.limit, cache_dir)
+    sites = choose_sites(spec.layers, spec.streams, backbone)
+    arithmetic = device if device.startswith("cuda") else "cpu"  # float64 is needed, and not to be had elsewhere
+    batch = spec.batch_size or BATCH
+    how = PlanOptions(cache_dir, spec.cache_bytes, batch, spec.block_tokens, spec.normalization, spec.seed, arithmetic, storage)
+    bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, plan(task, backbone, sites, how), arithmetic, dtype)
+    _refuse(bench, registry)
+    return bench
+
+
+def build(registry: Registry, method: Method) -> Parts:
+    """The recipe's parts, by registered name."""
+    made = {
+        kind: registry.create(kind, reference) if reference else None
+        for kind, reference in (
+            ("concept_methods", method.concepts),
+            ("detectors", method.detector),
+            ("localizers", method.localizer),
+            ("scorers", method.scorer),
+        )
+    }
+    return Parts(method, made["concept_methods"], made["detectors"], made["localizers"], made["scorers"])
+
+
+def _refuse(bench: Bench, registry: Registry) -> None:
+    """Raises where a method cannot work on this task, or the disk cannot hold the plan."""
+    on_tokens = [parts for parts in bench.parts if parts.detector is not None and parts.method.fit_on == "tokens"]
+    if on_tokens and not bench.task.splits["train"].annotated.any():
+        others = [name for name, method in registry.methods().items() if method.fit_on == "summary"]
+        raise HarnessError(
+            f"method {on_tokens[0].method.name!r} is fitted on annotated tokens; train of task {bench.task.name!r} has none; "
+            f"methods fitted on samples: {', '.join(others)}"
+        )
+    tails = [parts for parts in on_tokens if parts.detector and parts.detector.calibrate_on == "tokens"]
+    if tails and not bench.task.splits["cal"].annotated.any():
+        built = (build(registry, method) for method in registry.methods().values() if method.detector)
+        others = [parts.method.name for parts in built if parts.detector and parts.detector.calibrate_on == "samples"]
+        raise HarnessError(
+            f"method {tails[0].method.name!r} is calibrated on annotated tokens; cal of task {bench.task.name!r} has none; "
+            f"methods calibrated on samples: {', '.join(others)}"
+        )
+    need = bench.plan.bytes * bench.plan.missing // max(bench.plan.samples, 1)
+    free = free_bytes(bench.spec.cache_dir.expanduser())
+    if need > free:
+        raise HarnessError(
+            f"embeddings need {need / 1e9:.1f} GB and {bench.spec.cache_dir} has {free / 1e9:.1f} GB free; "
+            f"lower --cache-bytes (fewer layers at a time), choose fewer --layers or another --cache-dir"
+        )

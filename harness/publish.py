@@ -1,0 +1,198 @@
+"""From a decided method to its result: per-sample scores on disk first, then metrics with intervals, then the result files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness import results
+from harness.bench import Bench, Decided, Parts
+from harness.calibration import at_layer, at_level
+from harness.localize import Located
+from harness.metrics import NO_CUTOFF, NO_VECTOR, Bootstrap, all_rows
+from harness.provenance import provenance
+from harness.types import Choice, Evaluation, Progress, Result, Score, finite
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One method after test: all that its result is made of."""
+
+    bench: Bench
+    parts: Parts
+    decided: Decided
+    located: Located | None
+
+
+def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress: Progress) -> Result:
+    """Per-sample scores on disk first, then metrics, then the result and its status."""
+    bench, method = done.bench, done.parts.method
+    task, backbone = bench.task.describe(), describe(bench)
+    folder = results.run_folder(bench.spec, method, task, backbone)
+    results.write_samples(folder, sample_columns(bench, done.decided))
+    results.write_calibration(folder, calibration_columns(bench, done.decided))
+    if bench.spec.log_tokens and done.located is not None:
+        results.write_tokens(folder, *token_log(bench, done.decided, done.located))
+    with progress(f"intervals of {method.name}", 0, ""):
+        scores = score(bench, done.decided, done.located, bootstrap)
+    notes = {**bench.task.notes, **bench.notes}
+    if done.parts.scorer is not None:
+        notes["no answer"] = int(done.decided.test.isnan().sum())
+    origin = {
+        **provenance(made["started"]),
+        "device": bench.device,
+        "dtype": bench.dtype,
+        "storage": bench.plan.storage,
+        "samples embedded": made["samples embedded"],
+    }
+    chosen = choices(bench, done.decided, done.located)
+    return results.write_result(folder, Result(bench.spec, method, task, backbone, tuple(scores), chosen, notes, origin))
+
+
+def describe(bench: Bench) -> dict[str, Any]:
+    """The backbone as a result states it."""
+    backbone = bench.backbone
+    return {
+        "name": backbone.name,
+        "revision": backbone.revision,
+        "n_layers": backbone.n_layers,
+        "width": backbone.width,
+        "sites": [site.label for site in bench.sites],
+        "normalization": bench.spec.normalization,
+        **dict(backbone.identity),
+    }
+
+
+def score(bench: Bench, decided: Decided, located: Located | None, bootstrap: Bootstrap) -> list[Score]:
+    """Every metric at the chosen layers and at every fixed layer; localization at the chosen layers."""
+    rows = all_rows(bench.metrics, "detection", dict(evaluations(decided, bootstrap.labels)), bootstrap)
+    if located is not None:
+        tokens = bench.plan.groups[0].open(summaries=False).test
+        evaluation = Evaluation(
+            scores=located.map.double().cpu(),
+            decisions=located.decisions.cpu(),
+            truth=tokens.truth.cpu(),
+            offsets=tokens.offsets.cpu(),
+            calibrated=located.cutoff.isfinite().cpu(),
+        )
+        rows += all_rows(bench.metrics, "localization", {"chosen": evaluation}, bootstrap)
+    return rows
+
+
+def evaluations(decided: Decided, labels: Tensor) -> Iterator[tuple[str | None, Evaluation]]:
+    """(layer, evaluation) of the chosen layers, then of every layer with its own level: the same arrays serve both."""
+    offsets = torch.arange(len(labels) + 1)
+    truth, test = labels.to(torch.int8), decided.test.double().cpu()
+    fixed = at_level(decided.calibrated.cutoffs, decided.chosen.level).cpu()
+    layer = decided.chosen.layer.cpu()
+    chosen, cutoff = at_layer(test, layer), at_layer(fixed, layer)
+    yield (
+        "chosen" if decided.layers[0] is not None else None,
+        Evaluation(chosen, chosen >= cutoff, truth, offsets, cutoff.isfinite()),
+    )
+    for i, label in enumerate(decided.layers):
+        if label is not None:
+            yield label, Evaluation(test[i], test[i] >= fixed[i], truth, offsets, fixed[i].isfinite())
+
+
+def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Choice, ...]:
+    """What cal chose, per concept, in words and numbers."""
+    levels, made = bench.task.file.levels, []
+    cutoff = decided.cutoff().tolist()
+    for c, concept in enumerate(bench.task.concepts):
+        layer = int(decided.chosen.layer[c])
+        known = finite(cutoff[c]) is not None
+        one_level = len(decided.calibrated.cutoffs) == 1  # a fixed cutoff has no level
+        choice = Choice(
+            concept,
+            decided.layers[layer] if known else None,
+            levels[int(decided.chosen.level[layer, c])] if known and not one_level else None,
+            finite(cutoff[c]),
+            finite(float(decided.chosen.best_f1[layer, c])),
+            reason=None
+            if known
+            else NO_VECTOR
+            if at_layer(decided.cal, decided.chosen.layer)[:, c].isnan().any()
+            else NO_CUTOFF,
+        )
+        if located is not None and finite(float(located.cutoff[c])) is not None:
+            found = {"map_level": levels[int(located.level[c])], "map_cutoff": float(located.cutoff[c])}
+            choice = replace(choice, **found, map_cal_f1=finite(float(located.cal_f1[c])))  # type: ignore[arg-type]
+        made.append(choice)
+    return tuple(made)
+
+
+def sample_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
+    """The columns of `per_sample.parquet`: every cal and test sample's score, decision and label per concept, at the chosen layer."""
+    columns: dict[str, Any] = {key: [] for key in ("split", "id", "concept", "layer", "score", "detected", "label")}
+    layers = [decided.layers[int(i)] for i in decided.chosen.layer]
+    for name, scores in (("cal", decided.cal), ("test", decided.test)):
+        split = bench.task.splits[name]
+        count = len(layers)
+        columns["split"] += [name] * len(split) * count
+        columns["id"] += [i for i in split.ids for _ in range(count)]
+        columns["concept"] += list(bench.task.concepts) * len(split)
+        columns["layer"] += layers * len(split)
+        columns["score"] += [finite(x) for x in at_layer(scores, decided.chosen.layer).double().flatten().tolist()]
+        columns["detected"] += decided.detected(scores).flatten().tolist()
+        columns["label"] += split.labels.flatten().tolist()
+    return columns
+
+
+def calibration_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
+    """The columns of `calibration.parquet`: cutoff and cal counts for every (level, layer, concept)."""
+    cutoffs, counts = decided.calibrated.cutoffs, decided.calibrated.counts
+    shape = cutoffs.shape
+    levels = list(bench.task.file.levels) if shape[0] > 1 else [None]
+    return {
+        "level": [level for level in levels for _ in range(shape[1] * shape[2])],
+        "layer": [layer for _ in levels for layer in decided.layers for _ in range(shape[2])],
+        "concept": list(bench.task.concepts) * (shape[0] * shape[1]),
+        "cutoff": [finite(x) for x in cutoffs.flatten().tolist()],
+        **{name: counts._asdict()[name].flatten().tolist() for name in ("tp", "fp", "fn")},
+        "f1": [finite(x) for x in decided.calibrated.f1.flatten().tolist()],
+    }
+
+
+def token_log(bench: Bench, decided: Decided, located: Located) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The test tokens' activations and maps at each concept's chosen layer, with what a picture of them needs."""
+    tokens = bench.plan.groups[0].open(summaries=False).test
+    tau = at_layer(at_level(decided.token_cutoffs, decided.chosen.level), decided.chosen.layer)  # type: ignore[arg-type]
+    tensors = {
+        "activations": located.activations.cpu(),
+        "map": located.map.cpu(),
+        "mask": located.decisions.to(torch.uint8).cpu(),
+        "truth": tokens.truth.cpu(),
+        "offsets": tokens.offsets.cpu(),
+        "regions": tokens.regions,
+        "views": torch.tensor(tokens.views, dtype=torch.int64).reshape(-1, 6),
+        "detected": decided.detected(decided.test).to(torch.uint8).cpu(),
+    }
+    about = {
+        "ids": list(tokens.ids),
+        "concepts": list(bench.task.concepts),
+        "super_activator_cutoffs": [finite(x) for x in tau.tolist()],
+        "map_cutoffs": [finite(x) for x in located.cutoff.tolist()],
+        "layers": [decided.layers[int(i)] for i in decided.chosen.layer],
+    }
+    return tensors, about
+
+
+def lost(bench: Bench) -> dict[str, Any]:
+    """Per split and concept: positives that stay in detection but left token calibration and localization, and samples without tokens."""
+    found: dict[str, Any] = {}
+    if all(parts.concepts is None for parts in bench.parts):
+        return found
+    tokens = bench.plan.groups[0].open(summaries=False)
+    for split in (tokens.train, tokens.cal, tokens.test):
+        empty = [name for name, n in zip(split.ids, split.offsets.diff().tolist(), strict=True) if n == 0]
+        if empty:
+            found[f"without tokens in {split.name}, scored -inf"] = {"count": len(empty), "ids": empty[:10]}
+        gone = split.lost()
+        if gone:
+            found[f"annotated positives without a token in {split.name}, detection only"] = gone
+    return found
