@@ -91,7 +91,8 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     backbone = registry.create("backbones", spec.backbone, setup)
     if declared.modality != backbone.modality:
         raise HarnessError(
-            f"task {declared.task!r} is made of {declared.modality}s; backbone {spec.backbone!r} takes {backbone.modality}s"
+            f"task {declared.task!r} has modality {declared.modality!r}; backbone {spec.backbone!r} takes {backbone.modality!r}; "
+            f"choose another backbone, see `harness list backbones`"
         )
     task = load_task(registry, spec.task, spec.limit, cache_dir)
     sites = choose_sites(spec.layers, spec.streams, backbone)

@@ -111,7 +111,7 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the forward pass.")
 @option("--batch-size", type=click.IntRange(1), help="Samples per forward pass.  [default: 16]")
-@option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seeds every random choice.")
+@option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seeds every random choice.")
 @option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True, help="Bootstrap replicates for the intervals.")
 @option(
     "--guards",
@@ -265,6 +265,7 @@ def read_config(ctx: click.Context, path: Path | None) -> None:
 def progress() -> Iterator[Progress]:
     """rich progress on stderr with rates and time left; plain lines where stderr is no terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -290,7 +291,7 @@ def progress() -> Iterator[Progress]:
 
         @contextmanager
         def track(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-            task = bars.add_task(what, total=total or None, unit=unit, rate="")
+            task = bars.add_task(escape(what), total=total or None, unit=unit, rate="")
             started = bars.get_time()
 
             def advance(n: int) -> None:
@@ -303,7 +304,7 @@ def progress() -> Iterator[Progress]:
             bars.remove_task(task)
             if spent > 2:
                 rate = f"  {total / spent:.1f} {unit}/s" if total else ""
-                console.print(f"{what}: {spent:.1f} s{rate}", highlight=False)
+                console.print(f"{what}: {spent:.1f} s{rate}", highlight=False, markup=False)
 
         yield track
 

@@ -8,6 +8,7 @@ from itertools import groupby
 import click
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness.tasks import Task
@@ -51,14 +52,14 @@ def print_results(results: Sequence[Result]) -> None:
         sizes = "/".join(str(n) for n in first.task["samples"].values())
         limited = f", LIMITED to {first.task['limit']} per split" if first.task["limit"] else ""
         title = f"{first.task['name']} on {first.backbone['name']}: test, {sizes} train/cal/test{limited}; layer and level per concept from cal"
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        table = Table(title=escape(plain(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
         table.add_column("method")
         for *_, name in COLUMNS:
             table.add_column(name, justify="right")
         table.add_column("layers", justify="right")
         for row in rows:
             cells = [cell(row, metric, average, name in INTERVALS) for metric, average, name in COLUMNS]
-            table.add_row(row.method.name, *cells, layers_of(row))
+            table.add_row(escape(plain(row.method.name)), *cells, layers_of(row))
         console.print(table)
         boot = first.spec.bootstrap
         click.echo(
@@ -66,9 +67,14 @@ def print_results(results: Sequence[Result]) -> None:
         )
         for note, value in first.notes.items():
             if note not in ("guards", "no answer"):
-                click.echo(f"note: {note}: {short(value)}")
+                click.echo(plain(f"note: {note}: {short(value)}"))
     for result in results:
         click.echo(f"wrote {result.path}")
+
+
+def plain(text: str) -> str:
+    """The text without control characters: names come from data and plugins, and a terminal obeys escapes."""
+    return "".join(c if c.isprintable() else "�" for c in text)
 
 
 def short(value: object) -> str:
@@ -95,8 +101,8 @@ def print_task(task: Task) -> None:
     for name, n in described["samples"].items():
         table.add_column(f"{name} ({n})", justify="right")
     for concept, counts in described["positives"].items():
-        table.add_row(concept, *(str(n) for n in counts.values()))
+        table.add_row(escape(plain(concept)), *(str(n) for n in counts.values()))
     Console().print(table)
     for note, value in task.notes.items():
-        click.echo(f"note: {note}: {short(value)}")
+        click.echo(plain(f"note: {note}: {short(value)}"))
     click.echo(f"fingerprint {task.fingerprint}")

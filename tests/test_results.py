@@ -115,7 +115,7 @@ def test_per_sample_scores_are_on_disk_when_a_metric_fails_and_the_result_is_not
     def broken(*given: Any) -> None:
         raise RuntimeError("a metric with a bug")
 
-    monkeypatch.setattr("harness.pipeline.all_rows", broken)
+    monkeypatch.setattr("harness.publish.all_rows", broken)
     registry = load()
     spec = RunSpec("toy", "toy", (registry.methods()["coin"],), limit=6, bootstrap=2, cache_dir=tmp_path / "c", output=tmp_path)
     with pytest.raises(RuntimeError, match="a metric with a bug"):
