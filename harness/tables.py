@@ -94,9 +94,8 @@ def short(value: object) -> str:
 def print_task(task: Task) -> None:
     """Samples and positives per split, and what was left out."""
     described = task.describe()
-    table = Table(
-        title=f"task {task.name}, version {task.file.version}, {task.modality}", box=box.SIMPLE_HEAD, title_justify="left"
-    )
+    title = escape(plain(f"task {task.name}, version {task.file.version}, {task.modality}"))
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("concept")
     for name, n in described["samples"].items():
         table.add_column(f"{name} ({n})", justify="right")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -204,6 +204,11 @@ def folder_samples(folder: Path) -> tuple[tuple[str, ...], dict[str, list[One]]]
         one = One(f"s{i}", labels, values, known, mean)
         found[split].append(one)
         every.append((one, truth))
+        for other in ("train", "test") if split == "cal" else ():  # copies: scores that tie with a cutoff
+            again = replace(one, id=f"s{i} in {other}")
+            found[other].append(again)
+            every.append((again, truth))
+            where.append(other)
     folder.mkdir()
     tensors = {
         "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
