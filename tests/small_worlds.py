@@ -184,13 +184,16 @@ def ragged_samples() -> tuple[tuple[str, ...], dict[str, Any]]:
 
 
 def folder_samples(folder: Path) -> tuple[tuple[str, ...], dict[str, list[One]]]:
-    """A folder of embeddings, written here: 2 layers of width 5, samples of the three splits mixed, some of them without tokens."""
+    """A folder of embeddings, written here: 2 layers of width 5, splits mixed, some samples without tokens.
+
+    Every cal sample stands in train and test too, under another id: scores that tie with a cutoff.
+    """
     g = np.random.default_rng(17)
     concepts, splits = ("x", "y"), [SPLITS[i] for i in g.integers(0, 3, 96)]
     lengths = g.integers(0, 7, 96)
     directions = np.linalg.qr(g.standard_normal((5, 5)))[0][:2]
     found: dict[str, list[One]] = {split: [] for split in SPLITS}
-    every = []
+    every = []  # (sample, truth as stored, split), in the order of the files
     for i, split in enumerate(splits):
         labels = g.random(2) < 0.4
         lost = g.random(2) < 0.15  # a positive with no token in the concept
@@ -202,27 +205,22 @@ def folder_samples(folder: Path) -> tuple[tuple[str, ...], dict[str, list[One]]]
         known[:, labels & ~truth.any(0)] = -1
         mean = values.astype(np.float64).mean(1).astype(np.float32) if lengths[i] else np.zeros((2, 5), np.float32)
         one = One(f"s{i}", labels, values, known, mean)
-        found[split].append(one)
-        every.append((one, truth))
-        for other in ("train", "test") if split == "cal" else ():  # copies: scores that tie with a cutoff
-            again = replace(one, id=f"s{i} in {other}")
-            found[other].append(again)
-            every.append((again, truth))
-            where.append(other)
+        copies = [(other, replace(one, id=f"s{i} in {other}")) for other in ("train", "test") if split == "cal"]
+        for name, sample in [(split, one), *copies]:
+            found[name].append(sample)
+            every.append((sample, truth, name))
     folder.mkdir()
     tensors = {
-        "offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])),
-        "labels": torch.from_numpy(np.stack([one.labels for one, _ in every]).astype(np.uint8)),
-        "truth": torch.from_numpy(np.concatenate([truth for _, truth in every]).astype(np.uint8)),
+        "offsets": torch.from_numpy(np.cumsum([0, *(len(truth) for _, truth, _ in every)])),
+        "labels": torch.from_numpy(np.stack([one.labels for one, *_ in every]).astype(np.uint8)),
+        "truth": torch.from_numpy(np.concatenate([truth for _, truth, _ in every]).astype(np.uint8)),
         **{
-            f"layer.{layer}": torch.from_numpy(np.concatenate([one.values[i] for one, _ in every]))
+            f"layer.{layer}": torch.from_numpy(np.concatenate([one.values[i] for one, *_ in every]))
             for i, layer in enumerate((1, 4))
         },
     }
     save_file(tensors, folder / "tokens.safetensors")
     with (folder / "samples.csv").open("w", newline="") as opened:
-        csv.writer(opened).writerows(
-            [("id", "split"), *((one.id, split) for (one, _), split in zip(every, splits, strict=True))]
-        )
+        csv.writer(opened).writerows([("id", "split"), *((one.id, split) for one, _, split in every)])
     (folder / "concepts.json").write_text(json.dumps(concepts))
     return concepts, found

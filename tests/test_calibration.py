@@ -125,6 +125,28 @@ def test_level_and_layer_are_the_first_best_by_cal_f1(world: Measured, method: M
         assert choice.cal_f1 == pytest.approx(expected.f1[level][layer][c], abs=1e-12)
 
 
+@pytest.mark.parametrize("world", ["folder"], indirect=True)
+def test_the_worlds_hold_ties_so_that_at_or_above_is_put_to_the_test(world: Measured) -> None:
+    """Test scores on their layer's chosen cutoff, and train tokens on the cutoff of a super-activator."""
+    at_layer_ties = at_chosen_ties = 0
+    for method in DETECTION:
+        expected = world.expected(method)
+        for c in range(len(world.concepts)):
+            for layer, levels in enumerate(expected.level):
+                cutoff = expected.cutoffs[levels[c]][layer][c]  # type: ignore[index]
+                ties = sum(sample[layer][c] == cutoff for sample in expected.test)
+                at_layer_ties += ties
+                at_chosen_ties += ties * (layer == expected.layer[c])
+    assert at_layer_ties > at_chosen_ties > 0
+    method = next(m for m in DETECTION if m.detector == "superactivator" and m.concepts == "linear")
+    expected, seen = world.expected(method), world.seen("linear", "tokens")
+    tokens = [
+        sum((a[expected.layer[c], :, c] == expected.token_cutoff(c)).sum() for a in seen.activations["train"])
+        for c in range(len(world.concepts))
+    ]
+    assert sum(tokens) > 0
+
+
 def test_one_small_example_by_hand() -> None:
     """Five in-concept tokens 1..5: at level 0.5 the cutoff is the median; at 0.9 rank 0.4."""
     cutoffs = tail_cutoffs(torch.tensor([[3.0], [1.0], [5.0], [2.0], [4.0]]), (0.5, 0.9))

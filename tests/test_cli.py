@@ -424,7 +424,9 @@ def test_every_option_of_every_command_names_its_variable(path: tuple[str, ...])
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name not in ("help", "version"):
             name = {"as_json": "JSON"}.get(str(parameter.name), str(parameter.name).upper())
-            scope = "LEADERBOARD_" if path == ("leaderboard", "build") and name == "OUTPUT" else ""  # `run --output` is another folder
+            scope = (
+                "LEADERBOARD_" if path == ("leaderboard", "build") and name == "OUTPUT" else ""
+            )  # `run --output` is another folder
             assert parameter.envvar == f"HARNESS_{scope}{name}", parameter.name
 
 
