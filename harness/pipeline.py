@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,13 +84,22 @@ def check(bench: Bench) -> dict[str, str]:
     verdict = store.folder / f"guards-{results.file_name(bench.task.name)}.json" if store else None
     labels = {site.label for site in bench.sites}
     if verdict and bench.plan.missing == 0 and verdict.is_file():
-        kept: dict[str, Any] = json.loads(verdict.read_text())
-        if labels <= set(kept["sites"]):
+        kept = _verdict(verdict)
+        if labels <= set(kept.get("sites", ())):
             return dict(kept["found"])
     found = guards.check_backbone(bench.task, bench.backbone, bench.sites, bench.dtype)
     if verdict:
         results.write_atomic(verdict, json.dumps({"sites": sorted(labels), "found": found}).encode())
     return found
+
+
+def _verdict(path: Path) -> dict[str, Any]:
+    """A kept verdict; empty where the file is damaged, and the guards run again."""
+    try:
+        read = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return read if isinstance(read, dict) else {}
 
 
 def same_concepts(parts: Sequence[Parts]) -> Iterator[tuple[tuple[str, str], list[Parts]]]:
