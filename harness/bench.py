@@ -135,7 +135,7 @@ def _refuse(bench: Bench, registry: Registry) -> None:
             f"method {tails[0].method.name!r} is calibrated on annotated tokens; cal of task {bench.task.name!r} has none; "
             f"methods calibrated on samples: {', '.join(others)}"
         )
-    need = bench.plan.bytes * bench.plan.missing // max(bench.plan.samples, 1)
+    need = bench.plan.bytes * bench.plan.missing // max(bench.plan.samples * len(bench.plan.groups), 1)
     free = free_bytes(bench.spec.cache_dir.expanduser())
     if need > free:
         raise HarnessError(

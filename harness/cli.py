@@ -339,7 +339,7 @@ def plan_text(plan: dict[str, Any]) -> str:
     if plan["storage"] == "none":
         passes, kept = "every pass over the data makes the embeddings anew", "none: nothing is stored"
     else:
-        todo = f"{plan['samples_to_embed']} of {sum(plan['samples'].values())} samples to embed"
+        todo = f"{plan['samples_to_embed']} of {sum(plan['samples'].values()) * plan['forward_passes']} sample passes to do"
         passes = f"{plan['forward_passes']} forward pass(es); {todo if plan['samples_to_embed'] else 'all done, embeddings are cached'}"
         kept = f"{plan['storage']}, about {plan['bytes'] / 1e9:.2f} GB for {plan['tokens']} tokens in {plan['cache_dir']}"
     lines = {

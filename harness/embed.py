@@ -22,7 +22,7 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.masks import rle_mask
 from harness.numerics import Moments, boxes_hit, segment_max, spans_hit
-from harness.store import Geometry, Storage, Store, Values
+from harness.store import Geometry, Storage, Store
 from harness.tasks import Split, Task
 from harness.types import SPLITS, Backbone, Embedded, Progress, Sample, Site, TokenEmbeddings, View
 
@@ -195,12 +195,19 @@ class Extraction:
         lengths = inputs.positions.sum(1).cpu()
         return Geometry(torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), inputs.regions.cpu(), inputs.views)
 
-    def values(self, split: str, block: range) -> Values:
-        """A block's raw values on the device."""
+    def tokens(self, split: str, block: range) -> Tensor:
+        """[L, T, d] float32: a block's raw token values on the device."""
         if self.store is not None:
-            return self.store.values(self.content(split, block), self.sites, self.device)
-        done = self._embed(split, block)  # clones: what inference mode made cannot be normalised in place
-        return Values(done.values.float().to(self.device).clone(), done.summary.float().to(self.device).clone())
+            return self.store.tokens(self.content(split, block), self.sites).to(self.device)
+        return (
+            self._embed(split, block).values.float().to(self.device).clone()
+        )  # what inference mode made is not normalised in place
+
+    def summary(self, split: str, block: range) -> Tensor:
+        """[L, S, d] float32: a block's raw summaries on the device; no token is read for them."""
+        if self.store is not None:
+            return self.store.summary(self.content(split, block), self.sites).to(self.device)
+        return self._embed(split, block).summary.float().to(self.device).clone()
 
     def forget(self) -> None:
         """Removes the group's values from the store: the next group needs the room."""
@@ -225,7 +232,7 @@ NORMALIZATIONS = {
     "train": "centre by the train mean, divide by the RMS norm of the uncentred train tokens (the paper's, method section 2)",
     "none": "raw values",
     "standardize": "centre and divide every dimension by its own train standard deviation: a few dimensions of huge variance "
-    "otherwise decide every cosine (Timkey and van Schijndel 2021, 'All bark and no bite'); the paper's one scalar changes no decision",
+    "otherwise decide every cosine (Timkey and van Schijndel 2021, 'All bark and no bite')",
 }
 
 
@@ -275,9 +282,11 @@ class SplitBlocks:
     def raw(self) -> Iterator[tuple[range, Tensor]]:
         """(places of the samples, values [L, T, d]) of every block, not normalised."""
         for block in self._blocks:
-            values = self._extraction.values(self.name, block)
-            present = self._present[block.start : block.stop].to(values.summary.device)
-            yield block, values.summary[:, present] if self._summaries else values.tokens
+            if self._summaries:
+                summary = self._extraction.summary(self.name, block)
+                yield block, summary[:, self._present[block.start : block.stop].to(summary.device)]
+            else:
+                yield block, self._extraction.tokens(self.name, block)
 
     def __iter__(self) -> Iterator[TokenEmbeddings]:
         for block, values in self.raw():
@@ -347,10 +356,11 @@ class LayerGroup:
         self.extraction, self.sites = extraction, extraction.sites
         self._normalization, self._seed = normalization, seed
         self._opened: dict[bool, Tokens] = {}
+        self.embedded = 0
 
-    def fill(self, progress: Progress) -> int:
-        """Runs the forward passes that are missing; how many samples that were."""
-        return self.extraction.fill(progress)
+    def fill(self, progress: Progress) -> None:
+        """Runs the forward passes that are missing; `embedded` counts their samples."""
+        self.embedded += self.extraction.fill(progress)
 
     def forget(self) -> None:
         """Gives the room in the cache to the next group."""
@@ -404,7 +414,7 @@ def plan(task: Task, backbone: Backbone, sites: Sequence[Site], how: PlanOptions
         dtype = "bfloat16"
     size = full if dtype == "float32" else full // 2
     parts = max(1, math.ceil(size / how.cache_bytes)) if stored else 1
-    step = math.ceil(len(sites) / min(parts, len(sites)))
+    step = max(1, len(sites) // parts)
     block = max(1, how.block_tokens // max(1, round(per_sample))) if task.modality != "text" else 64
     groups = tuple(
         LayerGroup(

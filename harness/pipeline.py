@@ -48,10 +48,9 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
     started = time.time()
     found = check(bench)
     kept = {parts.method.name: Kept() for parts in bench.parts}
-    embedded = 0
     groups = bench.plan.groups if any(parts.concepts is not None for parts in bench.parts) else ()
     for group in groups:  # usually one; one forward pass per group
-        embedded += group.fill(progress)
+        group.fill(progress)
         for (_, fit_on), methods in same_concepts(bench.parts):
             tokens = group.open(summaries=fit_on == "summary")
             concepts = fit(methods[0], tokens, progress)
@@ -66,7 +65,7 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
     bench.notes.update(guards=found, **lost(bench))
     if bench.plan.storage == "bfloat16":
         bench.notes["storage"] = "bfloat16: a value does not fit float16"
-    made = {"started": started, "samples embedded": embedded}
+    made = {"started": started, "samples embedded": sum(group.embedded for group in bench.plan.groups)}
     bootstrap = Bootstrap(
         torch.from_numpy(bench.task.splits["test"].labels), bench.task.concepts, bench.spec.bootstrap, bench.spec.seed
     )
@@ -192,23 +191,32 @@ def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], p
     wanted = [p for p in bench.parts if p.localizer is not None and p.method.fit_on == "tokens"]
     found: dict[str, list[tuple[Tensor, Located]]] = {p.method.name: [] for p in wanted}
     first = 0
-    for g, group in enumerate(bench.plan.groups if wanted else ()):
+    for g, group in enumerate(bench.plan.groups):
+        layers = {p.method.name: decided[p.method.name].chosen.layer - first for p in wanted}
+        there = {name: (layer >= 0) & (layer < len(group.sites)) for name, layer in layers.items()}
+        first += len(group.sites)
+        if not any(mine.any() for mine in there.values()):
+            continue
         group.fill(progress)
         tokens = group.open(summaries=False)
         for parts in wanted:
             name = parts.method.name
-            this, layer = decided[name], decided[name].chosen.layer - first
-            mine = (layer >= 0) & (layer < len(group.extraction.sites))
-            if mine.any() and this.token_cutoffs is not None:
+            if there[name].any():
                 with progress(f"localizing with {name}", 0, ""):
-                    tau = at_layer(at_level(this.token_cutoffs, this.chosen.level), this.chosen.layer)
-                    explained = Explanation(kept[name].concepts[g], layer.clamp(0, len(group.extraction.sites) - 1), tau)
-                    level = at_layer(this.chosen.level, this.chosen.layer) if parts.detector.calibrate_on == "tokens" else None  # type: ignore[union-attr]
-                    detected = (this.detected(this.cal), this.detected(this.test))
-                    part = locate(tokens, parts.localizer, explained, detected, bench.task.file.levels, level)  # type: ignore[arg-type]
-                    found[name].append((mine, part))
-        first += len(group.extraction.sites)
+                    concepts, inside = kept[name].concepts[g], layers[name].clamp(0, len(group.sites) - 1)
+                    found[name].append((there[name], _locate(parts, decided[name], concepts, inside, tokens, bench)))
+        if len(bench.plan.groups) > 1:
+            group.forget()
     return {name: merge(parts) for name, parts in found.items() if parts}
+
+
+def _locate(parts: Parts, this: Decided, concepts: Concepts, layer: Tensor, tokens: Tokens, bench: Bench) -> Located:
+    """One method in one group; `layer` [C] counts the group's sites."""
+    assert parts.localizer is not None and parts.detector is not None and this.token_cutoffs is not None  # noqa: S101
+    tau = at_layer(at_level(this.token_cutoffs, this.chosen.level), this.chosen.layer)
+    level = at_layer(this.chosen.level, this.chosen.layer) if parts.detector.calibrate_on == "tokens" else None
+    detected = (this.detected(this.cal), this.detected(this.test))
+    return locate(tokens, parts.localizer, Explanation(concepts, layer, tau), detected, bench.task.file.levels, level)
 
 
 def shuffled(bench: Bench, progress: Progress) -> str:

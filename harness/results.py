@@ -114,8 +114,8 @@ def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
 def write_tokens(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """`tokens.safetensors`: the test tokens at each concept's chosen layer (`--log-tokens`).
 
-    activations [T, C] float32 · map [T, C] float32 · truth [T, C] int8 · offsets [S+1] · regions [T, 4 or 2] ·
-    window [S, 2] (height, width of the view in pixels, for images) · view [S, 6]; metadata `about`: JSON with ids, concepts, cutoffs.
+    activations, map [T, C] float32 · mask [T, C] uint8: the decisions · truth [T, C] int8 · offsets [S+1] · regions [T, 4 or 2] ·
+    views [S, 6] (see `types.View`; empty but for images) · detected [S, C] uint8; metadata `about`: JSON with ids, concepts, cutoffs.
     """
     from safetensors.torch import save
 

@@ -70,7 +70,7 @@ def pick_device(device: str) -> str:
     try:
         torch.ones(1, device=device).sum().item()
     except (RuntimeError, AssertionError) as error:
-        raise HarnessError(f"device {device!r} cannot be used; {str(error).splitlines()[0]}; try --device cpu") from error
+        raise HarnessError(f"device {device!r} cannot be used; {str(error).splitlines()[0][:120]}; try --device cpu") from error
     return device
 
 

@@ -42,13 +42,6 @@ class Geometry(NamedTuple):
     views: tuple[View, ...] | None
 
 
-class Values(NamedTuple):
-    """A block's raw values [L, T, d] and summaries [L, S, d], float32."""
-
-    tokens: Tensor
-    summary: Tensor
-
-
 def address(backbone: Backbone, dtype: Storage) -> tuple[str, dict[str, Any]]:
     """(folder name, what it stands for) of everything but the samples that a stored value depends on."""
     about = {
@@ -114,13 +107,20 @@ class Store:
         views = tuple(View(*row) for row in read["views"].tolist())
         return Geometry(read["offsets"], read["regions"], views or None)
 
-    def values(self, content: Sequence[str], sites: Sequence[Site], device: str) -> Values:
-        """The values of a stored block at the given sites, as float32."""
-        read = [_read(self._block(content) / _file(site)) for site in sites]
-        tokens = torch.empty(len(read), *read[0]["tokens"].shape)
-        for i, site in enumerate(read):
-            tokens[i] = site["tokens"]
-        return Values(tokens.to(device), torch.stack([site["summary"].float() for site in read]).to(device))
+    def tokens(self, content: Sequence[str], sites: Sequence[Site]) -> Tensor:
+        """[L, T, d] float32: the token values of a stored block."""
+        return self._stacked(content, sites, "tokens")
+
+    def summary(self, content: Sequence[str], sites: Sequence[Site]) -> Tensor:
+        """[L, S, d] float32: the summaries of a stored block."""
+        return self._stacked(content, sites, "summary")
+
+    def _stacked(self, content: Sequence[str], sites: Sequence[Site], name: str) -> Tensor:
+        first, *others = [_read(self._block(content) / _file(site), (name,))[name] for site in sites]
+        out = torch.empty(len(sites), *first.shape)
+        for i, values in enumerate((first, *others)):
+            out[i] = values
+        return out
 
     def remove(self, content: Sequence[str], sites: Sequence[Site]) -> None:
         """Forgets a block at the given sites (a group of layers that has been used)."""
@@ -132,10 +132,10 @@ def _file(site: Site) -> str:
     return f"{site.stream}.{site.layer}.safetensors"
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, names: Sequence[str] = ("offsets", "regions", "views")) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+            return {name: opened.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise HarnessError(f"cannot read the cache file {path}; {error}; delete {path.parent} and run again") from error
 

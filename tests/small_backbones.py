@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from harness.api import (
-    SPLITS,
     Embedded,
     Entry,
     Inputs,
@@ -176,6 +175,3 @@ def harness_register_backbones() -> Iterable[Entry]:
 def harness_register_detectors() -> Iterable[Entry]:
     """`peek`."""
     return [Entry("peek", "small_backbones:Peek", "looks past what it is given")]
-
-
-assert len(SPLITS) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +20,6 @@ from harness.types import Evaluation, Metric, Score
 
 DETECTION = ("f1", "precision", "recall", "average_precision", "auroc")
 LOCALIZATION = ("token_f1", "token_iou", "token_average_precision")
-
-
-def jaccard(true: Any, found: Any) -> float:
-    return float(scikit.jaccard_score(true, found))
 
 
 ORACLES: dict[str, Callable[..., float]] = {

@@ -124,10 +124,10 @@ def test_an_edited_base_class_in_another_file_has_another_address(tmp_path: Path
 def test_what_is_read_is_what_was_written_rounded_to_the_storage_dtype(dtype: Storage, views: bool, tmp_path: Path) -> None:
     store, given = Store(tmp_path, Model(), dtype), block(views=views)
     store.write(CONTENT, SITES, given)
-    read, geometry = store.values(CONTENT, SITES, "cpu"), store.geometry(CONTENT)
-    assert torch.equal(read.tokens, given.values.to(DTYPES[dtype]).float())
-    assert torch.equal(read.summary, given.summary.to(DTYPES[dtype]).float())
-    assert read.tokens.dtype == read.summary.dtype == torch.float32
+    tokens, summary, geometry = store.tokens(CONTENT, SITES), store.summary(CONTENT, SITES), store.geometry(CONTENT)
+    assert torch.equal(tokens, given.values.to(DTYPES[dtype]).float())
+    assert torch.equal(summary, given.summary.to(DTYPES[dtype]).float())
+    assert tokens.dtype == summary.dtype == torch.float32
     assert torch.equal(geometry.offsets, given.offsets)
     assert torch.equal(geometry.regions, given.regions)
     assert geometry.views == given.views
@@ -136,7 +136,7 @@ def test_what_is_read_is_what_was_written_rounded_to_the_storage_dtype(dtype: St
 def test_sites_are_read_in_the_order_they_are_asked_for_and_any_of_them_alone(tmp_path: Path) -> None:
     store, given = Store(tmp_path, Model(), "float32"), block()
     store.write(CONTENT, SITES, given)
-    assert torch.equal(store.values(CONTENT, (SITES[2], SITES[0]), "cpu").tokens, given.values[[2, 0]])
+    assert torch.equal(store.tokens(CONTENT, (SITES[2], SITES[0])), given.values[[2, 0]])
 
 
 def test_an_identical_block_is_a_hit_and_any_other_a_miss(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_later_sites_join_a_block_that_is_there(tmp_path: Path) -> None:
     for i in range(3):
         part = replace(given, values=given.values[i : i + 1], summary=given.summary[i : i + 1])
         store.write(CONTENT, SITES[i : i + 1], part)
-    assert torch.equal(store.values(CONTENT, SITES, "cpu").tokens, given.values)
+    assert torch.equal(store.tokens(CONTENT, SITES), given.values)
 
 
 @pytest.mark.parametrize(("dtype", "fits"), [("float32", True), ("bfloat16", True), ("float16", False)])
@@ -178,7 +178,7 @@ def test_a_block_without_tokens_can_be_kept(tmp_path: Path) -> None:
     store = Store(tmp_path, Model(), "float32")
     empty = Embedded(torch.zeros(3, 0, 4), torch.tensor([0, 0, 0]), torch.zeros(0, 2).long(), torch.zeros(3, 2, 4))
     store.write(CONTENT, SITES, empty)
-    assert store.values(CONTENT, SITES, "cpu").tokens.shape == (3, 0, 4)
+    assert store.tokens(CONTENT, SITES).shape == (3, 0, 4)
     assert store.geometry(CONTENT).regions.shape == (0, 2)
 
 
@@ -210,7 +210,7 @@ def test_a_damaged_file_is_one_line_that_says_what_to_delete(which: str, how: st
     (path,) = tmp_path.rglob(which)
     path.write_bytes(DAMAGE[how](path.read_bytes()))
     with pytest.raises(HarnessError) as caught:
-        _ = store.geometry(CONTENT), store.values(CONTENT, SITES, "cpu")
+        _ = store.geometry(CONTENT), store.tokens(CONTENT, SITES)
     assert str(caught.value).startswith(f"cannot read the cache file {path}; ")
     assert f"delete {path.parent} and run again" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Embeddings you already have, as a backbone and a task in one: `--backbone embeddings:<folder>` (see the README for the layout)."""
+"""Embeddings you already have, as a backbone and a task in one: `--backbone embeddings:<folder>` (layout: folder.py)."""
 
 from collections.abc import Iterable
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from harness.api import Blocks, unknown
 from harness_vectors.directions import Directions
-from harness_vectors.mean import class_means
+from harness_vectors.mean import ClassSums
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,20 @@ def lda(options: Linear, train: Blocks) -> Tensor:
     With the total covariance the direction is Fisher's: it differs from the within-class one by a factor (Sherman-Morrison),
     so one Gram matrix serves every concept.
     """
-    layers, width = len(train.sites), train.width
-    gram = torch.zeros(layers, width, width, dtype=torch.float64, device=train.truth.device)
-    total = torch.zeros(layers, width, dtype=torch.float64, device=train.truth.device)
+    layers, width, device = len(train.sites), train.width, train.truth.device
+    gram = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
+    total = torch.zeros(layers, width, dtype=torch.float64, device=device)
+    classes = (ClassSums(train, 1), ClassSums(train, 0))
     for block in train:
         gram += torch.matmul(block.values.transpose(1, 2), block.values)
         total += block.values.sum(1, dtype=torch.float64)
+        for sums in classes:
+            sums.add(block)
     mean = total / len(train.truth)
     covariance = gram / len(train.truth) - mean[:, :, None] * mean[:, None, :]
     ridge = options.shrinkage * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    eye = torch.eye(width, dtype=torch.float64, device=gram.device)
-    gap = class_means(train, 1) - class_means(train, 0)
+    eye = torch.eye(width, dtype=torch.float64, device=device)
+    gap = classes[0].mean() - classes[1].mean()
     return torch.linalg.solve(covariance + ridge[:, None, None] * eye, gap.transpose(1, 2)).transpose(1, 2)
 
 

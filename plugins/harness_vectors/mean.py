@@ -5,19 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.api import Blocks
+from harness.api import Blocks, TokenEmbeddings
 from harness_vectors.directions import Directions
 
 
-def class_means(train: Blocks, value: int) -> Tensor:
-    """[L, C, d] float64: the mean of the tokens whose truth is `value`, accumulated in float64; NaN without such a token."""
-    total = torch.zeros(len(train.sites), len(train.concepts), train.width, dtype=torch.float64, device=train.truth.device)
-    for block in train:
+class ClassSums:
+    """The sum, per layer and concept, of the train tokens whose truth is `value`, in float64, block by block."""
+
+    def __init__(self, train: Blocks, value: int) -> None:
+        shape = (len(train.sites), len(train.concepts), train.width)
+        self._total = torch.zeros(shape, dtype=torch.float64, device=train.truth.device)
+        self._value, self._count = value, (train.truth == value).sum(0)
+
+    def add(self, block: TokenEmbeddings) -> None:
+        """Adds a block; only tokens of some concept are widened to float64 where they are few."""
         assert block.truth is not None  # noqa: S101 - train blocks carry their truth
-        member = (block.truth == value).double().T
+        member = block.truth == self._value
+        some = member.any(1)
         for layer, tokens in enumerate(block.values):
-            total[layer] += member @ tokens.double()
-    return total / (train.truth == value).sum(0)[None, :, None]
+            self._total[layer] += member[some].double().T @ tokens[some].double()
+
+    def mean(self) -> Tensor:
+        """[L, C, d] float64; NaN without such a token."""
+        return self._total / self._count[None, :, None]
 
 
 class Mean:
@@ -25,4 +35,7 @@ class Mean:
 
     def fit(self, train: Blocks) -> Directions:
         """One pass over train."""
-        return Directions(class_means(train, 1).float(), cosine=True)
+        sums = ClassSums(train, 1)
+        for block in train:
+            sums.add(block)
+        return Directions(sums.mean().float(), cosine=True)
