@@ -363,8 +363,9 @@ class LayerGroup:
         self.embedded += self.extraction.fill(progress)
 
     def forget(self) -> None:
-        """Gives the room in the cache to the next group."""
-        self.extraction.forget()
+        """Gives the room in the cache to the next group, unless an earlier run stored these blocks: what it paid for stays."""
+        if self.embedded:
+            self.extraction.forget()
 
     def open(self, summaries: bool) -> Tokens:
         """The group's splits, normalised by the train moments of tokens or of summaries; truth and moments are made once."""

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,9 +57,14 @@ def address(backbone: Backbone, dtype: Storage) -> tuple[str, dict[str, Any]]:
 
 
 def _source_hash(kind: type) -> str:
-    """sha256 of the source files of the backbone's classes: an edited plugin never reads what its old code wrote."""
-    files = sorted({inspect.getfile(c) for c in kind.__mro__ if c.__module__ not in ("builtins", "typing", "abc")})
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    """sha256 of the source of the backbone's plugin, every file of its package: edited code never reads what the old code wrote."""
+    files: set[Path] = set()
+    for name in {c.__module__ for c in kind.__mro__ if c.__module__ not in ("builtins", "typing", "abc")}:
+        package = sys.modules.get(name.partition(".")[0])
+        folders = getattr(package, "__path__", ())
+        files.update(path for folder in folders for path in Path(folder).rglob("*.py"))
+        files.add(Path(inspect.getfile(sys.modules[name])))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 def _sha(value: Any) -> str:
