@@ -20,10 +20,13 @@ from harness.types import (
     Entry,
     Evaluation,
     Explained,
+    Explainer,
     Inputs,
     Localizer,
     Method,
     Metric,
+    Opened,
+    Probe,
     Result,
     RunSpec,
     Sample,
@@ -31,6 +34,7 @@ from harness.types import (
     Setup,
     Site,
     TokenEmbeddings,
+    Units,
     View,
 )
 
@@ -39,7 +43,9 @@ if TYPE_CHECKING:
     from harness.masks import checked_rle, rle_mask
     from harness.network import unreachable
     from harness.numerics import segment_last, segment_max, segment_mean, segment_pick, segment_sum
-    from harness.results import read_result, read_tokens, write_atomic
+    from harness.pipeline import refit
+    from harness.results import find_results, read_result, read_tokens, write_atomic
+    from harness.super_activators import super_activator_vectors
     from harness.tasks import load_task
 
 _LAZY = {
@@ -54,9 +60,12 @@ _LAZY = {
     "segment_mean": "harness.numerics",
     "segment_pick": "harness.numerics",
     "segment_sum": "harness.numerics",
+    "refit": "harness.pipeline",
+    "find_results": "harness.results",
     "read_result": "harness.results",
     "read_tokens": "harness.results",
     "write_atomic": "harness.results",
+    "super_activator_vectors": "harness.super_activators",
     "load_task": "harness.tasks",
 }
 
@@ -73,11 +82,14 @@ __all__ = [
     "Entry",
     "Evaluation",
     "Explained",
+    "Explainer",
     "HarnessError",
     "Inputs",
     "Localizer",
     "Method",
     "Metric",
+    "Opened",
+    "Probe",
     "Result",
     "RunSpec",
     "Sample",
@@ -85,14 +97,17 @@ __all__ = [
     "Setup",
     "Site",
     "TokenEmbeddings",
+    "Units",
     "View",
     "apply_view",
     "capture",
     "checked_rle",
+    "find_results",
     "hookimpl",
     "load_task",
     "read_result",
     "read_tokens",
+    "refit",
     "rle_mask",
     "segment_last",
     "segment_max",
@@ -100,6 +115,7 @@ __all__ = [
     "segment_pick",
     "segment_sum",
     "square_patches",
+    "super_activator_vectors",
     "unknown",
     "unreachable",
     "write_atomic",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -10,11 +10,26 @@ from torch import Tensor
 from harness.calibration import Calibrated, Chosen, at_layer, at_level
 from harness.embed import NORMALIZATIONS, Plan, PlanOptions, plan
 from harness.errors import HarnessError, unknown
+from harness.explain import pairs, price
+from harness.match import Match
 from harness.registry import Registry
 from harness.sites import choose_sites, pick_device, pick_dtype
 from harness.store import Storage, free_bytes
 from harness.tasks import Task, load_task, task_file
-from harness.types import Backbone, ConceptMethod, Concepts, Detector, Localizer, Method, Metric, RunSpec, Scorer, Setup, Site
+from harness.types import (
+    Backbone,
+    ConceptMethod,
+    Concepts,
+    Detector,
+    Explainer,
+    Localizer,
+    Method,
+    Metric,
+    RunSpec,
+    Scorer,
+    Setup,
+    Site,
+)
 
 BATCH = 16
 
@@ -26,8 +41,13 @@ class Parts:
     method: Method
     concepts: ConceptMethod | None
     detector: Detector | None
-    localizer: Localizer | None
+    localizer: Localizer | Explainer | None
     scorer: Scorer | None
+
+    @property
+    def explained(self) -> bool:
+        """Whether it is localized on the samples that attribution explains, and no others."""
+        return self.localizer is not None and self.method.localize_on == "explained"
 
 
 @dataclass(frozen=True)
@@ -45,16 +65,35 @@ class Bench:
     dtype: str
     notes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """The (sample, concept) pairs that attribution explains, of cal and of test: [S, C] bool each."""
+        cal, test = (pairs(self.task.splits[name], self.spec.explain_limit, self.spec.seed) for name in ("cal", "test"))
+        return cal, test
+
+    def prices(self) -> dict[str, int]:
+        """Method -> the forward passes its explanations cost at most: perturbed forwards shared between methods count for each."""
+        found, tokens = {}, 0
+        for parts in self.parts:
+            if parts.explained:
+                tokens = tokens or round(self.plan.tokens / max(self.plan.samples, 1))
+                counts = [split.sum(1) for split in self.pairs]
+                each = [n for split in counts for n in split[split > 0].tolist()]
+                found[parts.method.name] = sum(price(parts.localizer, tokens, n) for n in each)
+        return found
+
 
 @dataclass
 class Kept:
-    """What is kept of one method, layer group by layer group: pooled scores [L, S, C], cutoffs [P, L, C], what was fitted."""
+    """What is kept of one method, layer group by layer group: pooled scores [L, S, C], cutoffs [P, L, C], what was fitted, matched."""
 
     cal: list[Tensor] = field(default_factory=list)
     test: list[Tensor] = field(default_factory=list)
     cutoffs: list[Tensor] = field(default_factory=list)
     token_cutoffs: list[Tensor] = field(default_factory=list)
     concepts: list[Concepts] = field(default_factory=list)
+    detectors: list[Detector] = field(default_factory=list)
+    matches: list[Match] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -67,6 +106,15 @@ class Decided:
     chosen: Chosen
     layers: tuple[str | None, ...]
     token_cutoffs: Tensor | None = None
+    matches: tuple[Match, ...] = ()
+
+    def match(self, layer: int) -> tuple[Match, int] | None:
+        """The match that covers a layer (index), and the layer's place in it; None for a supervised method."""
+        for found in self.matches:
+            if layer < len(found.unit):
+                return found, layer
+            layer -= len(found.unit)
+        return None
 
     def cutoff(self) -> Tensor:
         """[C]: the cutoff at each concept's chosen layer and level."""
@@ -115,6 +163,8 @@ def build(registry: Registry, method: Method) -> Parts:
             ("scorers", method.scorer),
         )
     }
+    if hasattr(made["localizers"], "needs"):
+        method = replace(method, localize_on="explained")
     return Parts(method, made["concept_methods"], made["detectors"], made["localizers"], made["scorers"])
 
 
@@ -134,6 +184,12 @@ def _refuse(bench: Bench, registry: Registry) -> None:
         raise HarnessError(
             f"method {tails[0].method.name!r} is calibrated on annotated tokens; cal of task {bench.task.name!r} has none; "
             f"methods calibrated on samples: {', '.join(others)}"
+        )
+    asked = next((parts for parts in bench.parts if parts.explained), None)
+    if asked is not None and not hasattr(bench.backbone, "opened"):
+        raise HarnessError(
+            f"method {asked.method.name!r} perturbs the inputs of the model; backbone {bench.backbone.name} gives no access to them; "
+            f"leave it out, or choose a backbone with `opened` (every vision or text model of hf:)"
         )
     need = bench.plan.bytes * bench.plan.missing // max(bench.plan.samples * len(bench.plan.groups), 1)
     free = free_bytes(bench.spec.cache_dir.expanduser())

@@ -31,24 +31,44 @@ class Chosen(NamedTuple):
     best_f1: Tensor
 
 
+def scored(scores: Tensor, sparse: bool = False) -> Tensor:
+    """The scores that may set a cutoff, NaN in place of the others: -inf (no tokens), and for sparse units 0 (off; section 8)."""
+    return scores.masked_fill(~scores.isfinite() | ((scores <= 0) & sparse), torch.nan)
+
+
 def in_concept(activations: Tensor, truth: Tensor) -> list[Tensor]:
     """C tensors [n_c, L]: the activations [L, T, C] of the tokens that are truly in each concept."""
     return [activations[:, truth[:, c] == 1, c].T for c in range(truth.shape[1])]
 
 
-def token_cutoffs(activations: Sequence[Tensor], levels: tuple[float, ...]) -> Tensor:
+def token_cutoffs(activations: Sequence[Tensor], levels: tuple[float, ...], sparse: bool = False) -> Tensor:
     """[P, L, C]: tau_c(delta) = Q_{1-delta} of the in-concept cal tokens' activations (section 5). Padding is never among them."""
-    return torch.stack([tail_cutoffs(scores, levels) for scores in activations], -1)
+    return torch.stack([tail_cutoffs(scored(scores, sparse), levels) for scores in activations], -1)
 
 
-def sample_cutoffs(scores: Tensor, labels: Tensor, levels: tuple[float, ...]) -> Tensor:
+def sample_cutoffs(scores: Tensor, labels: Tensor, levels: tuple[float, ...], sparse: bool = False) -> Tensor:
     """[P, L, C]: Q_{1-delta} of the pooled scores [L, S, C] of the positive cal samples.
 
     Positive = the sample's label; the authors take samples with a positive token (section 5). A sample without tokens is left out.
     """
-    there = scores.isfinite().all(0)
-    columns = [scores[:, labels[:, c] & there[:, c], c].T for c in range(labels.shape[1])]
+    columns = [scored(scores[:, labels[:, c], c].T, sparse) for c in range(labels.shape[1])]
     return torch.stack([tail_cutoffs(column, levels) for column in columns], -1)
+
+
+def best_cutoffs(scores: Tensor, labels: Tensor) -> Tensor:
+    """[1, L, C]: the score among [L, S, C] with the best F1 as a cutoff, the highest among equals; NaN without positives.
+
+    For a ceiling on the very samples that are scored: the one thing here that may be given test scores, by a method that says so.
+    """
+    best: list[Tensor] = []
+    for column in scores.unbind(2):
+        flat, c = column.T, len(best)
+        cutoffs = flat.double().sort(dim=0, descending=True).values
+        counts = counts_at(flat, labels[:, c, None].to(torch.int8).expand_as(flat), cutoffs)
+        place = first_best(f1_score(counts).masked_fill(~cutoffs.isfinite(), torch.nan))
+        best.append(cutoffs.gather(0, place[None])[0])
+    found = torch.stack(best, -1)[None]
+    return found.masked_fill(~labels.any(0) | ~found.isfinite(), torch.nan)
 
 
 def calibrate(scores: Tensor, labels: Tensor, cutoffs: Tensor) -> Calibrated:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,12 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 @option("--concept-method", help="Compose a method: its concepts, e.g. mean or linear:estimator=logistic.")
 @option("--detector", help="Compose a method: its detector.")
 @option("--localizer", help="Compose a method: its localizer, e.g. superactivator:vector=sample-mean.")
+@option(
+    "--fit-on", type=click.Choice(["tokens", "summary"]), help="Compose a method: fit and score on tokens, or on summaries."
+)
+@option(
+    "--match", type=click.Choice(["best", "one-to-one"]), help="Compose a method: how units without names find their concept."
+)
 @option("--layers", "-l", default="all", show_default=True, help="all, last, final, 50%, 0,3,-1 or 0:12:3.")
 @several("--streams", default=("residual",), help=f"One or several of {', '.join(STREAMS)}.  [default: residual]")
 @option("--image-size", type=click.IntRange(1), help="Pixels of the model's view.  [default: the task's]")
@@ -121,6 +128,13 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
     help="full adds shuffled labels.",
 )
 @option("--log-tokens", is_flag=True, help="Keep the test tokens' scores, for `harness show-tokens`.")
+@option(
+    "--explain-limit",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Attribution: positives per concept explained, in cal and in test.",
+)
 @option("--output", "-o", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Where results go.")
 @option("--cache-dir", type=click.Path(path_type=Path), help="Where embeddings are kept.  [default: ~/.cache/concept-harness]")
 @option(
@@ -215,18 +229,20 @@ def own_task(registry: Registry, backbone: str) -> str:
 
 def chosen_methods(registry: Registry, names: Sequence[str], options: dict[str, Any]) -> tuple[Method, ...]:
     """The recipes: by name, by tag, `all` (tag core), or composed from parts."""
-    parts = {key: options.pop(key) for key in ("concept_method", "detector", "localizer")}
+    parts = {key: options.pop(key) for key in ("concept_method", "detector", "localizer", "fit_on", "match")}
     known = registry.methods()
     if any(parts.values()):
         return (*_composed(parts), *(known[name] for name in _expand(names, known)))
     return tuple(known[name] for name in _expand(names or ["superactivator"], known))
 
 
-def _composed(parts: dict[str, str | None]) -> tuple[Method]:
+def _composed(parts: dict[str, Any]) -> tuple[Method]:
     concepts = parts["concept_method"] or "linear"
     detector = parts["detector"] or "superactivator"
-    named = "+".join(part for part in (concepts, detector, parts["localizer"]) if part)
-    return (Method(named, "composed on the command line", concepts, detector, parts["localizer"], tags=("composed",)),)
+    more = {key: parts[key] for key in ("fit_on", "match") if parts[key] not in (None, "tokens", "best")}
+    named = "+".join(part for part in (concepts, detector, parts["localizer"], *more.values()) if part)
+    made = Method(named, "composed on the command line", concepts, detector, parts["localizer"], tags=("composed",))
+    return (replace(made, **more),)
 
 
 def _expand(names: Sequence[str], known: dict[str, Method]) -> list[str]:
@@ -325,6 +341,7 @@ def plan(bench: Bench) -> dict[str, Any]:
         "methods": [parts.method.name for parts in bench.parts],
         "forward_passes": len(plan.groups),
         "samples_to_embed": plan.missing,
+        "explaining": bench.prices(),
         "tokens": plan.tokens,
         "storage": plan.storage,
         "bytes": plan.bytes,
@@ -350,7 +367,13 @@ def plan_text(plan: dict[str, Any]) -> str:
         "storage": kept,
         "output": plan["output"],
     }
-    return "\n".join(f"{name:<10} {words}" for name, words in lines.items())
+    if plan["explaining"]:
+        total, samples = sum(plan["explaining"].values()), sum(plan["samples"].values())
+        each = ", ".join(f"{name} {n:,}" for name, n in plan["explaining"].items())
+        lines["attribution"] = (
+            f"at most {total:,} forwards, {total / samples:.0f} x embedding the task once ({each}); see --explain-limit"
+        )
+    return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
 
 
 @cli.command("list")

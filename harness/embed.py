@@ -257,6 +257,7 @@ class SplitBlocks:
         self._extraction, self.name, self._summaries = extraction, split, summaries
         self._blocks = extraction.blocks(split)
         self.concepts, self.sites, self.width = extraction.task.concepts, extraction.sites, extraction.backbone.width
+        self.backbone = extraction.backbone
         self.seed, self.ids = seed, rows.ids
         self.labels = torch.from_numpy(rows.labels).to(extraction.device)
         lengths = torch.cat([g.offsets[1:] - g.offsets[:-1] for g in geometry])
@@ -279,6 +280,25 @@ class SplitBlocks:
         ]
         return torch.cat(parts) if parts else torch.zeros(0, len(self.concepts), dtype=torch.int8)
 
+    @property
+    def centre(self) -> Tensor:
+        """[L, 1, d]: what was subtracted from the model's values."""
+        return self._affine().centre
+
+    @property
+    def scale(self) -> Tensor:
+        """[L, 1, d]: what they were then divided by."""
+        return self._affine().scale
+
+    def _affine(self) -> Affine:
+        assert self.normalize is not None  # noqa: S101 - `Tokens.open` sets it before anyone may ask
+        return self.normalize
+
+    @property
+    def widest(self) -> int:
+        """The tokens of the largest block."""
+        return max((int(self.offsets[block.stop] - self.offsets[block.start]) for block in self._blocks), default=0)
+
     def raw(self) -> Iterator[tuple[range, Tensor]]:
         """(places of the samples, values [L, T, d]) of every block, not normalised."""
         for block in self._blocks:
@@ -289,18 +309,22 @@ class SplitBlocks:
                 yield block, self._extraction.tokens(self.name, block)
 
     def __iter__(self) -> Iterator[TokenEmbeddings]:
+        normalize = self._affine()
         for block, values in self.raw():
-            assert self.normalize is not None  # noqa: S101 - `Tokens.open` sets it before anyone may iterate
             offsets = self.offsets[block.start : block.stop + 1]
             here = slice(int(offsets[0]), int(offsets[-1]))
             yield TokenEmbeddings(
-                values=self.normalize(values),
+                values=normalize(values),
                 offsets=offsets - offsets[0],
                 ids=self.ids[block.start : block.stop],
                 sites=self.sites,
                 labels=self.labels[block.start : block.stop],
                 truth=self.truth[here],
             )
+
+    def sample(self, i: int) -> Sample:
+        """The sample at place i as a backbone sees it."""
+        return self._extraction.task.splits[self.name].sample(i)
 
     def blind(self) -> Iterator[TokenEmbeddings]:
         """The blocks without labels and truth: all that a method sees of cal and test."""

@@ -34,12 +34,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Board:
-    """A definition, as `leaderboards/*.yaml` declares it; rows are sorted by the first column."""
+    """A definition, as `leaderboards/*.yaml` declares it; rows are sorted by the first column, ceilings (picked on test) come last.
+
+    explained: only the methods that were localized on the samples attribution explains; else only the others.
+    """
 
     board: str
     title: str
     columns: tuple[Column, ...]
     description: str = ""
+    explained: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Row:
     cells: tuple[Cell, ...]
     layers: str
     run_id: str
+    ceiling: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,8 @@ def tables(board: Board, results: Sequence[Mapping[str, Any]]) -> Iterator[Table
     """One table per (task content, limit, backbone weights and geometry), full runs before limited ones."""
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for result in results:
+        if (result["method"].get("localize_on") == "explained") != board.explained:
+            continue
         task, backbone = result["task"], result["backbone"]
         key = (task["limit"] is not None, task["name"], task["fingerprint"], backbone["name"], str(sorted(backbone.items())))
         groups.setdefault(key, []).append(result)
@@ -144,7 +151,7 @@ def tables(board: Board, results: Sequence[Mapping[str, Any]]) -> Iterator[Table
             yield Table(
                 _heading(first),
                 _about(first),
-                tuple(sorted(rows, key=lambda r: (-(r.cells[0].value or 0.0), r.method, r.run_id))),
+                tuple(sorted(rows, key=lambda r: (r.ceiling, -(r.cells[0].value or 0.0), r.method, r.run_id))),
             )
 
 
@@ -168,7 +175,9 @@ def _row(board: Board, result: Mapping[str, Any]) -> Row:
     layers = sorted({c["layer"] for c in result["choices"] if c["layer"] is not None}, key=lambda x: (len(x), x))
     span = "–" if not layers else layers[0] if len(layers) == 1 else f"{layers[0]}–{layers[-1]}"
     cells = tuple(_cell(column, scores) for column in board.columns)
-    return Row(result["method"]["name"], result["method"]["summary"], cells, span, result["run_id"])
+    ceiling = result["method"].get("choose_on") == "test"
+    name = result["method"]["name"] + (" (ceiling, picked on test: not ranked)" if ceiling else "")
+    return Row(name, result["method"]["summary"], cells, span, result["run_id"], ceiling)
 
 
 def _cell(column: Column, scores: Sequence[Score]) -> Cell:

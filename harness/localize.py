@@ -6,16 +6,33 @@ in no count. The authors set the second cutoff on test tokens and drop image 0 (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from harness.calibration import at_layer
-from harness.embed import SplitBlocks, Tokens
+from harness.calibration import at_layer, scored
+from harness.embed import SplitBlocks
 from harness.numerics import counts_at, f1_score, first_best, segment_ids, tail_cutoffs
-from harness.types import Concepts, Localizer, TokenEmbeddings
+from harness.types import Concepts, Detector, TokenEmbeddings
+
+
+class Activations:
+    """The activations of the block in hand, computed once for all the methods that share their concepts."""
+
+    def __init__(self) -> None:
+        self._block: TokenEmbeddings | None = None
+        self._found: dict[int, Tensor] = {}
+
+    def of(self, concepts: Concepts, block: TokenEmbeddings) -> Tensor:
+        """[L, T, C]."""
+        if self._block is not block:
+            self._block, self._found = block, {}
+        if id(concepts) not in self._found:
+            self._found[id(concepts)] = concepts.activate(block)
+        return self._found[id(concepts)]
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,7 @@ class Explanation:
     concepts: Concepts
     layers: Tensor
     cutoffs: Tensor
+    shared: Activations = field(default_factory=Activations)
 
     @property
     def vectors(self) -> Tensor | None:
@@ -34,68 +52,102 @@ class Explanation:
 
     def activations(self, block: TokenEmbeddings) -> Tensor:
         """[T, C] at each concept's layer."""
-        return at_layer(self.concepts.activate(block), self.layers)
+        return at_layer(self.shared.of(self.concepts, block), self.layers)
 
     def embeddings(self, block: TokenEmbeddings, concept: int) -> Tensor:
         """[T, d] at that concept's layer."""
         return block.values[int(self.layers[concept])]
 
 
+@dataclass(frozen=True)
+class Job:
+    """One method's localization in one layer group.
+
+    localizer: fitted; an explainer has `needs`. detected: [S, C] bool of cal and of test. at_least [C]: index of the detection level,
+    below which a map calibrated on the same tokens with the same scores is not cut (rho >= delta, section 7.1), or None. pairs:
+    [S, C] bool of cal and of test, the only (sample, concept) pairs that are localized; None = all.
+    """
+
+    name: str
+    localizer: Any
+    explained: Explanation
+    detector: Detector
+    detected: tuple[Tensor, Tensor]
+    at_least: Tensor | None
+    pairs: tuple[Tensor, Tensor] | None
+
+    @property
+    def explains(self) -> bool:
+        """Whether the localizer needs the model, one sample at a time."""
+        return bool(getattr(self.localizer, "needs", ()))
+
+    def truth(self, split: SplitBlocks, which: int) -> Tensor:
+        """[T, C] int8: the split's truth, unknown outside the pairs; which = 0 for cal, 1 for test."""
+        if self.pairs is None:
+            return split.truth
+        there = self.pairs[which].to(split.truth.device)[segment_ids(split.offsets)]
+        return split.truth.masked_fill(~there, -1)
+
+
 class Located(NamedTuple):
-    """map [T, C] of the test tokens, decisions [T, C]; level (index) [C], cutoff [C] float64 and cal token F1 [C]; activations [T, C]."""
+    """map [T, C] of the test tokens, decisions [T, C], truth [T, C] as it is counted; level (index), cutoff, cal token F1, each [C].
+
+    curves: name -> [S, C] float64, the area under each explained test sample's curve of f_c, NaN elsewhere; empty where none was drawn.
+    activations [T, C]: the concepts' own, where tokens are logged.
+    """
 
     map: Tensor
     decisions: Tensor
+    truth: Tensor
     level: Tensor
     cutoff: Tensor
     cal_f1: Tensor
-    activations: Tensor
+    activations: Tensor | None = None
+    curves: Mapping[str, Tensor] = {}
 
 
-def score_tokens(split: SplitBlocks, localizer: Localizer, explained: Explanation) -> tuple[Tensor, Tensor]:
-    """(map, activations), each [T, C] float32, of a split whose labels the localizer does not see."""
-    maps, activations = [], []
-    for block in split.blind():
-        maps.append(localizer.score(block, explained))
-        activations.append(explained.activations(block))
-    return torch.cat(maps), torch.cat(activations)
+def score_tokens(split: SplitBlocks, jobs: Sequence[Job]) -> dict[str, Tensor]:
+    """Method -> its map [T, C] float32 of a split whose labels no localizer sees, from one pass for all of them."""
+    maps: dict[str, list[Tensor]] = {job.name: [] for job in jobs}
+    for block in split.blind() if jobs else ():
+        for job in jobs:
+            maps[job.name].append(job.localizer.score(block, job.explained))
+    return {name: torch.cat(parts) for name, parts in maps.items()}
 
 
 def locate(
-    tokens: Tokens,
-    localizer: Localizer,
-    explained: Explanation,
-    detected: tuple[Tensor, Tensor],
-    levels: tuple[float, ...],
-    at_least: Tensor | None,
+    job: Job, maps: tuple[Tensor, Tensor], splits: tuple[SplitBlocks, SplitBlocks], levels: tuple[float, ...]
 ) -> Located:
-    """Fits the localizer on train, chooses its level on cal, decides on test.
-
-    detected: [S, C] bool of cal and of test. at_least [C]: index of the detection level, below which a map calibrated on the same
-    tokens with the same scores is not cut (rho >= delta, section 7.1); None where the detector has no token level.
-    """
-    fit = getattr(localizer, "fit", None)
-    fitted: Localizer = localizer if fit is None else fit(tokens.train, explained)
-    in_cal, in_test = (
-        found[segment_ids(split.offsets)] for found, split in zip(detected, (tokens.cal, tokens.test), strict=True)
-    )
-    scores, _ = score_tokens(tokens.cal, fitted, explained)
-    usable = (tokens.cal.truth == 1) & (in_cal if fitted.calibrate_on == "detected" else torch.ones_like(in_cal))
-    cutoffs = torch.stack([tail_cutoffs(scores[usable[:, c], c][:, None], levels)[:, 0] for c in range(scores.shape[1])], -1)
-    f1 = f1_score(counts_at(scores.masked_fill(~in_cal, -torch.inf), tokens.cal.truth, cutoffs))
+    """The level chosen on cal, and the decisions on test, from the maps of both."""
+    (scores, tested), (cal, test) = maps, splits
+    in_cal, in_test = (found[segment_ids(split.offsets)] for found, split in zip(job.detected, splits, strict=True))
+    truth = job.truth(cal, 0)
+    on_tokens = job.localizer.calibrate_on == "tokens"
+    usable = (truth == 1) & (torch.ones_like(in_cal) if on_tokens else in_cal)
+    sparse = on_tokens and getattr(job.explained.concepts, "sparse", False)
+    own = [scored(scores[usable[:, c], c][:, None], sparse) for c in range(scores.shape[1])]
+    cutoffs = torch.cat([tail_cutoffs(column, levels) for column in own], -1)
+    f1 = f1_score(counts_at(scores.masked_fill(~in_cal, -torch.inf), truth, cutoffs))
     f1 = f1.masked_fill(cutoffs.isnan(), torch.nan)
-    if at_least is not None and fitted.calibrate_on == "tokens":
-        f1 = f1.masked_fill(torch.arange(len(levels), device=f1.device)[:, None] < at_least, torch.nan)
+    if job.at_least is not None and on_tokens:
+        f1 = f1.masked_fill(torch.arange(len(levels), device=f1.device)[:, None] < job.at_least, torch.nan)
     level = first_best(f1)
     cutoff = cutoffs.gather(0, level[None])[0]
-    tested, activations = score_tokens(tokens.test, fitted, explained)
     decisions = (tested.double() >= cutoff) & in_test
-    return Located(tested, decisions, level, cutoff, f1.gather(0, level[None])[0], activations)
+    return Located(tested, decisions, job.truth(test, 1), level, cutoff, f1.gather(0, level[None])[0])
 
 
 def merge(parts: list[tuple[Tensor, Located]]) -> Located:
     """One `Located` from those of several layer groups; each comes with the concepts [C] bool whose layer is in its group."""
     mine, merged = parts[0]
     for mine, part in parts[1:]:
-        merged = Located(*(torch.where(mine, new, old) for new, old in zip(part, merged, strict=True)))
+        fields = {
+            name: _where(mine, getattr(part, name), getattr(merged, name)) for name in Located._fields if name != "curves"
+        }
+        drawn = {name: torch.where(mine.cpu(), curve, merged.curves[name]) for name, curve in part.curves.items()}
+        merged = Located(**fields, curves=drawn)
     return merged
+
+
+def _where(mine: Tensor, new: Tensor | None, old: Tensor | None) -> Any:
+    return old if new is None or old is None else torch.where(mine, new, old)

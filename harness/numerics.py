@@ -73,21 +73,23 @@ def segment_last(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) ->
 
 
 def tail_cutoffs(scores: Float[Tensor, "n k"], levels: tuple[float, ...]) -> Float[Tensor, "p k"]:
-    """[P, K] float64: for every level the (1 - level)-quantile of each column, linear interpolation; NaN without finite rows.
+    """[P, K] float64: for every level the (1 - level)-quantile of each column, linear interpolation; NaN without any score.
 
     method section 5: the fraction `level` of the given in-concept scores lies at or above its cutoff. One sort serves all levels.
-    Rows must be finite; the caller leaves out samples without tokens.
+    A NaN is no score: it is left out of its column.
     """
-    n = len(scores)
+    n, columns = scores.shape
     if n == 0:
-        return torch.full((len(levels), scores.shape[1]), torch.nan, dtype=torch.float64, device=scores.device)
-    ordered = scores.sort(dim=0).values
-    rank = torch.tensor([round((n - 1) - (n - 1) * level, RANK_DECIMALS) for level in levels], dtype=torch.float64)
+        return torch.full((len(levels), columns), torch.nan, dtype=torch.float64, device=scores.device)
+    ordered = scores.T.contiguous().sort(dim=1).values  # NaN comes last
+    known = (n - ordered.isnan().sum(1)).double()
+    top = (known - 1).clamp(min=0)[:, None]
+    level = torch.tensor(levels, dtype=torch.float64, device=scores.device)
+    rank = torch.round(top - top * level, decimals=RANK_DECIMALS)
     low = rank.floor().long()
-    high = (low + 1).clamp(max=n - 1)
-    share = (rank - low).to(scores.device)[:, None]
-    at_low, at_high = ordered[low.to(scores.device)].double(), ordered[high.to(scores.device)].double()
-    return at_low + share * (at_high - at_low)
+    high = torch.minimum(low + 1, top.long())
+    at_low, at_high = ordered.gather(1, low).double(), ordered.gather(1, high).double()
+    return (at_low + (rank - low) * (at_high - at_low)).T
 
 
 class Counts(NamedTuple):
@@ -98,16 +100,27 @@ class Counts(NamedTuple):
     fn: Tensor
 
 
-def counts_at(scores: Float[Tensor, "n k"], truth: Int[Tensor, "n k"], cutoffs: Float[Tensor, "p k"]) -> Counts:
+class Ranked(NamedTuple):
+    """Scores [N, K] ascending per column (float64), and the rows they come from: one sort serves any number of truths."""
+
+    scores: Tensor
+    rows: Tensor
+
+
+def ranked(scores: Float[Tensor, "n k"]) -> Ranked:
+    """One sort per column."""
+    ordered, rows = scores.double().T.contiguous().sort(dim=1)
+    return Ranked(ordered.T, rows.T)
+
+
+def counts_of(of: Ranked, truth: Int[Tensor, "n k"], cutoffs: Float[Tensor, "p k"]) -> Counts:
     """How often score >= cutoff agrees with truth (1, 0; -1 is left out), for all cutoffs from one sort per column; exact, no grid.
 
     A NaN cutoff detects nothing. Ties are on the detected side, as in the paper.
     """
-    ordered, order = scores.double().sort(dim=0)
-    positive = (truth == 1).gather(0, order).double().cumsum(0)
-    negative = (truth == 0).gather(0, order).double().cumsum(0)
-    below = torch.searchsorted(ordered.T.contiguous(), cutoffs.nan_to_num(torch.inf).T.contiguous(), right=False).T
-    pad = torch.zeros_like(positive[:1]) if len(scores) else positive.new_zeros(1, scores.shape[1])
+    positive, negative = ((truth == value).gather(0, of.rows).double().cumsum(0) for value in (1, 0))
+    below = torch.searchsorted(of.scores.T.contiguous(), cutoffs.nan_to_num(torch.inf).T.contiguous(), right=False).T
+    pad = positive.new_zeros(1, truth.shape[1])
     positive, negative = torch.cat([pad, positive]), torch.cat([pad, negative])
     missed = positive.gather(0, below)
     total_positive, total_negative = positive[-1:], negative[-1:]
@@ -115,6 +128,11 @@ def counts_at(scores: Float[Tensor, "n k"], truth: Int[Tensor, "n k"], cutoffs: 
     tp = (total_positive - missed).masked_fill(nothing, 0.0)
     fp = (total_negative - negative.gather(0, below)).masked_fill(nothing, 0.0)
     return Counts(tp, fp, total_positive - tp)
+
+
+def counts_at(scores: Float[Tensor, "n k"], truth: Int[Tensor, "n k"], cutoffs: Float[Tensor, "p k"]) -> Counts:
+    """`counts_of` the scores, ranked for this one truth."""
+    return counts_of(ranked(scores), truth, cutoffs)
 
 
 def f1_score(counts: Counts) -> Float[Tensor, "*shape"]:

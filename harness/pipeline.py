@@ -7,10 +7,11 @@ of docs/method.md).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,16 @@ from torch import Tensor
 
 from harness import guards, results
 from harness.bench import Bench, Decided, Kept, Parts, prepare
-from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
+from harness.calibration import at_layer, best_cutoffs, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
 from harness.embed import SplitBlocks, Tokens
-from harness.localize import Explanation, Located, locate, merge
+from harness.errors import HarnessError
+from harness.match import match, select
 from harness.metrics import Bootstrap
 from harness.publish import Finished, lost, publish
 from harness.registry import Registry
 from harness.store import StorageOverflowError
-from harness.types import Concepts, Detector, Progress, Result, RunSpec, Scorer
+from harness.types import Concepts, Detector, Method, Progress, Result, RunSpec, Scorer, Units
+from harness.where import localize
 
 
 def run(
@@ -53,8 +56,9 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
         group.fill(progress)
         for (_, fit_on), methods in same_concepts(bench.parts):
             tokens = group.open(summaries=fit_on == "summary")
-            concepts = fit(methods[0], tokens, progress)
-            sweep(methods, tokens, concepts, bench, kept, progress)
+            fitted = fit(methods[0], tokens, progress)
+            for concepts, mine in named(fitted, methods, tokens, bench, kept, progress):
+                sweep(mine, tokens, concepts, bench, kept, progress)
         if len(groups) > 1:
             group.forget()
     labels = torch.from_numpy(bench.task.splits["cal"].labels).to(bench.device)
@@ -73,6 +77,46 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
         publish(Finished(bench, p, decided[p.method.name], located.get(p.method.name)), bootstrap, made, progress)
         for p in bench.parts
     ]
+
+
+@dataclass(frozen=True)
+class Refit:
+    """One method of an earlier result, fitted and decided again from its embeddings: (tokens, concepts, detector) per layer group."""
+
+    bench: Bench
+    parts: Parts
+    groups: tuple[tuple[Tokens, Concepts, Detector], ...]
+    decided: Decided
+
+
+def refit(folder: Path, registry: Registry, progress: Progress, cache_dir: Path | None = None) -> Refit:
+    """What lies behind a result, for analyses that need activations; raises where the data or weights are no longer those it names."""
+    read = results.read_result(folder)
+    method = Method(**{**read["method"], "tags": tuple(read["method"]["tags"])})
+    fields = {f.name for f in dataclasses.fields(RunSpec)}
+    plain = {key: value for key, value in read["config"].items() if key in fields}
+    plain.update(methods=(method,), streams=tuple(plain["streams"]), cache_dir=cache_dir or RunSpec.cache_dir)
+    bench = prepare(RunSpec(**plain), registry)
+    then, now = read["task"]["fingerprint"], bench.task.fingerprint
+    if then != now or read["backbone"]["revision"] != bench.backbone.revision:
+        what = f"data of task {bench.task.name!r}" if then != now else f"weights of backbone {bench.backbone.name!r}"
+        raise HarnessError(f"the {what} changed since result {folder} was made; run again")
+    if method.concepts is None:
+        raise HarnessError(
+            f"method {method.name!r} of result {folder} has no concepts in tokens; choose a result of another method"
+        )
+    parts, kept = bench.parts[0], {method.name: Kept()}
+    opened = []
+    for group in bench.plan.groups:
+        group.fill(progress)
+        tokens = group.open(summaries=method.fit_on == "summary")
+        opened.append(tokens)
+        for concepts, mine in named(fit(parts, tokens, progress), [parts], tokens, bench, kept, progress):
+            sweep(mine, tokens, concepts, bench, kept, progress)
+    own = kept[method.name]
+    labels = torch.from_numpy(bench.task.splits["cal"].labels).to(bench.device)
+    groups = tuple(zip(opened, own.concepts, own.detectors, strict=True))
+    return Refit(bench, parts, groups, decide(parts, own, labels, bench))
 
 
 def check(bench: Bench) -> dict[str, str]:
@@ -112,12 +156,37 @@ def _concept_key(parts: Parts) -> tuple[str, str]:
     return parts.method.concepts or "", parts.method.fit_on
 
 
-def fit(parts: Parts, tokens: Tokens, progress: Progress) -> Concepts:
-    """The concepts, from train only."""
+def fit(parts: Parts, tokens: Tokens, progress: Progress) -> Concepts | Units:
+    """The concepts, or units without names, from train only."""
     assert parts.concepts is not None  # noqa: S101 - `same_concepts` leaves scorers out
     on = "samples" if parts.method.fit_on == "summary" else "tokens"
     with progress(f"fitting {parts.method.concepts} on {on}", 0, ""):
         return parts.concepts.fit(tokens.train)
+
+
+def named(
+    fitted: Concepts | Units, methods: Sequence[Parts], tokens: Tokens, bench: Bench, kept: dict[str, Kept], progress: Progress
+) -> Iterator[tuple[Concepts, Sequence[Parts]]]:
+    """(concepts, the methods they serve): what was fitted, or its units matched on cal, once per detector and way of matching."""
+    if not isinstance(fitted, Units):
+        yield fitted, methods
+        return
+    what = methods[0].method.concepts
+    with progress(f"selecting units of {what} on cal", 0, ""):
+        units = select(fitted, tokens.cal)
+    bench.notes.setdefault("units", {})[what] = f"{len(units.units)} of {len(fitted.units)}"
+    for (_, how), group in groupby(sorted(methods, key=_match_key), _match_key):
+        mine = list(group)
+        detector = fitted_detector(mine[0], tokens, units)
+        with progress(f"matching {len(units.units)} units of {what} for {mine[0].method.detector}", 0, ""):
+            found = match(units, tokens.cal, detector, bench.task.file.levels, how)
+        for parts in mine:
+            kept[parts.method.name].matches.append(found)
+        yield units.pick(found.unit), mine
+
+
+def _match_key(parts: Parts) -> tuple[str, str]:
+    return parts.method.detector or "", parts.method.match
 
 
 def sweep(
@@ -144,31 +213,38 @@ def sweep(
                 advance(len(block.ids))
         for name, parts in pooled.items():
             (kept[name].cal if split is tokens.cal else kept[name].test).append(torch.cat(parts, 1))
-    on_tokens = token_cutoffs([torch.cat(parts) for parts in inside], bench.task.file.levels)
+    sparse = getattr(concepts, "sparse", False)
+    on_tokens = token_cutoffs([torch.cat(parts) for parts in inside], bench.task.file.levels, sparse)
     for name, detector in detectors.items():
         mine = kept[name]
         by_samples = detector.calibrate_on == "samples"
-        cutoffs = sample_cutoffs(mine.cal[-1], tokens.cal.labels, bench.task.file.levels) if by_samples else on_tokens
+        of_samples = sample_cutoffs(mine.cal[-1], tokens.cal.labels, bench.task.file.levels, sparse) if by_samples else None
+        cutoffs = on_tokens if of_samples is None else of_samples
         mine.cutoffs.append(cutoffs)
         mine.token_cutoffs.append(on_tokens)
         mine.concepts.append(concepts)
+        mine.detectors.append(detector)
 
 
-def fitted_detector(parts: Parts, tokens: Tokens, concepts: Concepts) -> Detector:
+def fitted_detector(parts: Parts, tokens: Tokens, concepts: Concepts | Units) -> Detector:
     """The detector, fitted on train where it has something to fit."""
     assert parts.detector is not None  # noqa: S101 - a recipe with concepts has a detector
-    fit_it: Callable[[SplitBlocks, Concepts], Detector] | None = getattr(parts.detector, "fit", None)
+    fit_it: Callable[[SplitBlocks, Concepts | Units], Detector] | None = getattr(parts.detector, "fit", None)
     return parts.detector if fit_it is None else fit_it(tokens.train, concepts)
 
 
 def decide(parts: Parts, kept: Kept, labels: Tensor, bench: Bench) -> Decided:
-    """Level and layer per concept, by F1 on the cal labels [S, C]."""
+    """Level and layer per concept, by F1 on the cal labels [S, C]; for a ceiling, cutoff and layer by F1 on test."""
     if parts.scorer is not None:
         return ask(parts.scorer, bench)
     cal, test = torch.cat(kept.cal), torch.cat(kept.test)
-    calibrated = calibrate(cal, labels, torch.cat(kept.cutoffs, 1))
+    if parts.method.choose_on == "test":
+        truth = torch.from_numpy(bench.task.splits["test"].labels).to(test.device)
+        calibrated = calibrate(test, truth, best_cutoffs(test, truth))
+    else:
+        calibrated = calibrate(cal, labels, torch.cat(kept.cutoffs, 1))
     layers = tuple(site.label for site in bench.sites)
-    return Decided(cal, test, calibrated, choose(calibrated), layers, torch.cat(kept.token_cutoffs, 1))
+    return Decided(cal, test, calibrated, choose(calibrated), layers, torch.cat(kept.token_cutoffs, 1), tuple(kept.matches))
 
 
 def ask(scorer: Scorer, bench: Bench) -> Decided:
@@ -186,39 +262,6 @@ def ask(scorer: Scorer, bench: Bench) -> Decided:
     return Decided(scored[0], scored[1], calibrated, choose(calibrated), (None,))
 
 
-def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], progress: Progress) -> dict[str, Located]:
-    """Method -> its token masks on test, for every method with a localizer, where cal has annotated tokens."""
-    wanted = [p for p in bench.parts if p.localizer is not None and p.method.fit_on == "tokens"]
-    found: dict[str, list[tuple[Tensor, Located]]] = {p.method.name: [] for p in wanted}
-    first = 0
-    for g, group in enumerate(bench.plan.groups):
-        layers = {p.method.name: decided[p.method.name].chosen.layer - first for p in wanted}
-        there = {name: (layer >= 0) & (layer < len(group.sites)) for name, layer in layers.items()}
-        first += len(group.sites)
-        if not any(mine.any() for mine in there.values()):
-            continue
-        group.fill(progress)
-        tokens = group.open(summaries=False)
-        for parts in wanted:
-            name = parts.method.name
-            if there[name].any():
-                with progress(f"localizing with {name}", 0, ""):
-                    concepts, inside = kept[name].concepts[g], layers[name].clamp(0, len(group.sites) - 1)
-                    found[name].append((there[name], _locate(parts, decided[name], concepts, inside, tokens, bench)))
-        if len(bench.plan.groups) > 1:
-            group.forget()
-    return {name: merge(parts) for name, parts in found.items() if parts}
-
-
-def _locate(parts: Parts, this: Decided, concepts: Concepts, layer: Tensor, tokens: Tokens, bench: Bench) -> Located:
-    """One method in one group; `layer` [C] counts the group's sites."""
-    assert parts.localizer is not None and parts.detector is not None and this.token_cutoffs is not None  # noqa: S101
-    tau = at_layer(at_level(this.token_cutoffs, this.chosen.level), this.chosen.layer)
-    level = at_layer(this.chosen.level, this.chosen.layer) if parts.detector.calibrate_on == "tokens" else None
-    detected = (this.detected(this.cal), this.detected(this.test))
-    return locate(tokens, parts.localizer, Explanation(concepts, layer, tau), detected, bench.task.file.levels, level)
-
-
 def shuffled(bench: Bench, progress: Progress) -> str:
     """The full guard: every method with concepts, fitted, calibrated and tested on labels permuted within each split."""
     found = {}
@@ -229,7 +272,8 @@ def shuffled(bench: Bench, progress: Progress) -> str:
         tokens = group.open(summaries=fit_on == "summary")
         mixed = Tokens(tokens.sites, *(split.shuffled() for split in (tokens.train, tokens.cal, tokens.test)))
         kept = {parts.method.name: Kept() for parts in methods}
-        sweep(methods, mixed, fit(methods[0], mixed, progress), here, kept, progress)
+        for concepts, mine in named(fit(methods[0], mixed, progress), methods, mixed, here, kept, progress):
+            sweep(mine, mixed, concepts, here, kept, progress)
         for parts in methods:
             decided = decide(parts, kept[parts.method.name], mixed.cal.labels, here)
             scores = at_layer(decided.test, decided.chosen.layer).cpu().numpy()

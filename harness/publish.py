@@ -35,6 +35,8 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
     folder = results.run_folder(bench.spec, method, task, backbone)
     results.write_samples(folder, sample_columns(bench, done.decided))
     results.write_calibration(folder, calibration_columns(bench, done.decided))
+    if done.decided.matches:
+        results.write_match(folder, match_columns(bench, done.decided))
     if bench.spec.log_tokens and done.located is not None:
         results.write_tokens(folder, *token_log(bench, done.decided, done.located))
     with progress(f"intervals of {method.name}", 0, ""):
@@ -71,15 +73,15 @@ def score(bench: Bench, decided: Decided, located: Located | None, bootstrap: Bo
     """Every metric at the chosen layers and at every fixed layer; localization at the chosen layers."""
     rows = all_rows(bench.metrics, "detection", dict(evaluations(decided, bootstrap.labels)), bootstrap)
     if located is not None:
-        tokens = bench.plan.groups[0].open(summaries=False).test
-        evaluation = Evaluation(
-            scores=located.map.double().cpu(),
-            decisions=located.decisions.cpu(),
-            truth=tokens.truth.cpu(),
-            offsets=tokens.offsets.cpu(),
-            calibrated=located.cutoff.isfinite().cpu(),
-        )
-        rows += all_rows(bench.metrics, "localization", {"chosen": evaluation}, bootstrap)
+        offsets = bench.plan.groups[0].open(summaries=False).test.offsets.cpu()
+        known = located.cutoff.isfinite().cpu()
+        tokens = Evaluation(located.map.double().cpu(), located.decisions.cpu(), located.truth.cpu(), offsets, known)
+        rows += all_rows(bench.metrics, "localization", {"chosen": tokens}, bootstrap)
+        samples = torch.arange(len(bootstrap.labels) + 1)
+        for name, areas in located.curves.items():
+            there = areas.isfinite()
+            drawn = Evaluation(areas, there, there.to(torch.int8) * 2 - 1, samples, there.any(0))
+            rows += all_rows(bench.metrics, name, {"chosen": drawn}, bootstrap)
     return rows
 
 
@@ -113,6 +115,7 @@ def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Ch
             levels[int(decided.chosen.level[layer, c])] if known and not one_level else None,
             finite(cutoff[c]),
             finite(float(decided.chosen.best_f1[layer, c])),
+            unit=unit(decided, layer, c) if known else None,
             reason=None
             if known
             else NO_VECTOR
@@ -124,6 +127,24 @@ def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Ch
             choice = replace(choice, **found, map_cal_f1=finite(float(located.cal_f1[c])))  # type: ignore[arg-type]
         made.append(choice)
     return tuple(made)
+
+
+def unit(decided: Decided, layer: int, concept: int) -> str | None:
+    """The name of the unit that was matched to a concept at a layer; None for a supervised method."""
+    found = decided.match(layer)
+    return None if found is None else found[0].name(found[1], concept)
+
+
+def match_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
+    """The columns of `match.parquet`: the unit of every concept at every layer, and the cal F1 it was matched by."""
+    places = [(i, c) for i in range(len(decided.layers)) for c in range(len(bench.task.concepts))]
+    f1 = [finite(float(found[0].f1[found[1], c])) for i, c in places if (found := decided.match(i)) is not None]
+    return {
+        "layer": [decided.layers[i] for i, _ in places],
+        "concept": [bench.task.concepts[c] for _, c in places],
+        "unit": [unit(decided, i, c) for i, c in places],
+        "cal_f1": f1,
+    }
 
 
 def sample_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
@@ -163,7 +184,7 @@ def token_log(bench: Bench, decided: Decided, located: Located) -> tuple[dict[st
     tokens = bench.plan.groups[0].open(summaries=False).test
     tau = at_layer(at_level(decided.token_cutoffs, decided.chosen.level), decided.chosen.layer)  # type: ignore[arg-type]
     tensors = {
-        "activations": located.activations.cpu(),
+        "activations": located.activations.cpu(),  # type: ignore[union-attr]
         "map": located.map.cpu(),
         "mask": located.decisions.to(torch.uint8).cpu(),
         "truth": tokens.truth.cpu(),

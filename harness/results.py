@@ -70,7 +70,7 @@ def file_name(text: str) -> str:
 def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
     """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
     plain = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_NUMBER}
-    recipe = [method.name, method.concepts, method.detector, method.localizer, method.scorer, method.fit_on]
+    recipe = {key: value for key, value in dataclasses.asdict(method).items() if key not in ("summary", "tags")}
     identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, recipe, task["fingerprint"], dict(backbone)]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
@@ -81,9 +81,11 @@ def config(spec: RunSpec, method: Method) -> dict[str, Any]:
     """The options that repeat this run: what `harness run --config` reads."""
     plain = dataclasses.asdict(spec)
     del plain["methods"]
-    plain.update(streams=list(spec.streams), output=str(spec.output), cache_dir=str(spec.cache_dir))
+    del plain["output"], plain["cache_dir"]  # where files go decides no number, and names a machine
+    plain.update(streams=list(spec.streams))
     if "composed" in method.tags:
         parts = {"concept_method": method.concepts, "detector": method.detector, "localizer": method.localizer}
+        parts.update(fit_on=method.fit_on, match=method.match)
         plain.update({key: value for key, value in parts.items() if value})
     else:
         plain["method"] = [method.name]
@@ -100,6 +102,11 @@ def write_samples(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
 def write_calibration(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """`calibration.parquet`, one row per (layer, concept, level): cutoff and cal counts."""
     write_atomic(folder / "calibration.parquet", _parquet(columns))
+
+
+def write_match(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """`match.parquet`, one row per (layer, concept): the unit that cal matched to it; only for units without names."""
+    write_atomic(folder / "match.parquet", _parquet(columns))
 
 
 def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:

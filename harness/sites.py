@@ -10,7 +10,16 @@ import torch
 from harness.errors import HarnessError, unknown
 from harness.types import STREAMS, Backbone, Site
 
-LAYER_WORDS = "all, last, final, a percentage (50%), an index (3, -1) or a slice (0:12:3), or several joined by commas"
+PRESETS = {
+    "paper-clip": "4%,25%,46%,67%,88%,100%",
+    "paper-llama-vision": "2%,15%,28%,40%,52%,65%,78%,90%,100%",
+    "paper-llama-text": "3%,19%,34%,50%,66%,81%,97%,final",
+    "paper-qwen": "3%,19%,34%,50%,66%,81%,97%,final",
+    "paper-gemma": "4%,21%,39%,57%,75%,93%,final",
+}
+"""The paper's layers per model (method section 2), as shares of the loaded model's true depth; for texts its 100 % is `final`."""
+
+LAYER_WORDS = f"all, last, final, a percentage (50%), an index (3, -1), a slice (0:12:3), {', '.join(PRESETS)}, or several joined by commas"
 
 
 def choose_sites(layers: str, streams: Sequence[str], backbone: Backbone) -> list[Site]:
@@ -24,7 +33,7 @@ def choose_sites(layers: str, streams: Sequence[str], backbone: Backbone) -> lis
     n = backbone.n_layers
     there = list(getattr(backbone, "layers", range(n + 1)))
     wanted: set[int] = set()
-    for word in layers.split(","):
+    for word in ",".join(PRESETS.get(word.strip(), word) for word in layers.split(",")).split(","):
         wanted.update(_indices(word.strip(), n, [i for i in there if i < n]))
     missing = sorted(wanted - set(there))
     if missing:

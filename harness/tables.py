@@ -23,7 +23,17 @@ COLUMNS = (
     ("token_iou", "weighted", "token IoU"),
     ("token_average_precision", "weighted", "token AP"),
 )
+EXPLAINED = (
+    ("token_f1", "weighted", "token F1"),
+    ("token_iou", "weighted", "token IoU"),
+    ("token_average_precision", "weighted", "token AP"),
+    ("pointing_game", "weighted", "pointing game"),
+    ("insertion_auc", "weighted", "insertion AUC"),
+    ("deletion_auc", "weighted", "deletion AUC"),
+)
+"""Columns of the methods that were localized on explained samples alone: their numbers stand in a table of their own."""
 INTERVALS = {"F1 weighted", "F1 macro", "token F1"}
+CEILING = "ceiling, picked on test: not ranked"
 
 
 def cell(result: Result, metric: str, average: str, interval: bool) -> str:
@@ -43,24 +53,29 @@ def layers_of(result: Result) -> str:
     return "–" if not chosen else chosen[0] if len(chosen) == 1 else f"{chosen[0]}–{chosen[-1]}"
 
 
+def levels_of(result: Result) -> str:
+    """The chosen levels, lowest to highest."""
+    chosen = sorted({choice.level for choice in result.choices if choice.level is not None})
+    return "–" if not chosen else f"{chosen[0]:g}" if len(chosen) == 1 else f"{chosen[0]:g}–{chosen[-1]:g}"
+
+
 def print_results(results: Sequence[Result]) -> None:
-    """One table per (task, backbone), best weighted F1 first, then what was left out, then where the files are."""
-    console = Console(width=None if Console().is_terminal else 150)
+    """One table per (task, backbone), best weighted F1 first, ceilings last; then what was left out, then where the files are."""
+    console = Console(width=None if Console().is_terminal else 170)
     for _, group in groupby(results, key=lambda r: (r.task["name"], r.task["fingerprint"], r.backbone["name"])):
-        rows = sorted(group, key=lambda r: -(((s := r.score("f1", concept="weighted")) and s.value) or 0.0))
-        first = rows[0]
+        every = list(group)
+        first = every[0]
         sizes = "/".join(str(n) for n in first.task["samples"].values())
         limited = f", LIMITED to {first.task['limit']} per split" if first.task["limit"] else ""
-        title = f"{first.task['name']} on {first.backbone['name']}: test, {sizes} train/cal/test{limited}; layer and level per concept from cal"
-        table = Table(title=escape(plain(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-        table.add_column("method")
-        for *_, name in COLUMNS:
-            table.add_column(name, justify="right")
-        table.add_column("layers", justify="right")
-        for row in rows:
-            cells = [cell(row, metric, average, name in INTERVALS) for metric, average, name in COLUMNS]
-            table.add_row(escape(plain(row.method.name)), *cells, layers_of(row))
-        console.print(table)
+        where = f"{first.task['name']} on {first.backbone['name']}"
+        plainly = [r for r in every if r.method.localize_on == "all"]
+        if plainly:
+            title = f"{where}: test, {sizes} train/cal/test{limited}; layer and level per concept from cal"
+            console.print(_table(title, plainly, COLUMNS))
+        explained = [r for r in every if r.method.localize_on == "explained"]
+        if explained:
+            title = f"{where}: tokens of at most {first.spec.explain_limit} explained positives per concept{limited}"
+            console.print(_table(title, explained, EXPLAINED))
         boot = first.spec.bootstrap
         click.echo(
             f"95 % intervals: two-level bootstrap (concepts x samples), {boot} replicates. AP and AUROC are macro averages."
@@ -70,6 +85,23 @@ def print_results(results: Sequence[Result]) -> None:
                 click.echo(plain(f"note: {note}: {short(value)}"))
     for result in results:
         click.echo(f"wrote {result.path}")
+
+
+def _table(title: str, results: Sequence[Result], columns: Sequence[tuple[str, str, str]]) -> Table:
+    """The results by the first column, ceilings last."""
+    metric, average, _ = columns[0]
+    value = {id(r): s.value or 0.0 if (s := r.score(metric, concept=average)) else 0.0 for r in results}
+    table = Table(title=escape(plain(title)), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table.add_column("method")
+    for *_, name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("layers", justify="right")
+    table.add_column("levels", justify="right")
+    for row in sorted(results, key=lambda r: (r.method.choose_on == "test", -value[id(r)])):
+        cells = [cell(row, metric, average, name in INTERVALS) for metric, average, name in columns]
+        note = f" ({CEILING})" if row.method.choose_on == "test" else ""
+        table.add_row(escape(plain(row.method.name + note)), *cells, layers_of(row), levels_of(row))
+    return table
 
 
 def plain(text: str) -> str:

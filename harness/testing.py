@@ -49,6 +49,8 @@ class MadeUp:
         truth[member == S - 1] = -1
         rows = torch.cat([(member == place).nonzero()[:, 0] for place in places])
         self.values, self.truth, self.labels = values[:, rows], truth[rows], labels[list(places)]
+        self.backbone: Any = None
+        self.centre, self.scale = torch.zeros(len(SITES), 1, WIDTH), torch.ones(len(SITES), 1, WIDTH)
         self.offsets = torch.tensor([0, *(LENGTHS[place] for place in places)]).cumsum(0)
         self.ids = tuple(f"sample-{place}" for place in places)
 
@@ -101,8 +103,11 @@ def check_detector(detector: types.Detector) -> None:
 def check_concept_method(method: types.ConceptMethod) -> None:
     """Raises where units have a wrong shape, are not repeatable, or where a token's activation depends on other tokens."""
     name, train = _named(method, "fit"), MadeUp()
-    concepts = _once(f"{name}.fit", lambda: method.fit(train))
+    fitted = _once(f"{name}.fit", lambda: method.fit(train))
     _need(torch.equal(train.values, MadeUp().values), f"{name}.fit changes the tokens it is given")
+    if isinstance(fitted, types.Units):
+        _check_units(fitted, name)
+    concepts = _concepts(fitted)
     _named(concepts, "vectors", "activate")
 
     def activate(blocks: MadeUp, fitted: types.Concepts = concepts) -> Tensor:
@@ -112,12 +117,36 @@ def check_concept_method(method: types.ConceptMethod) -> None:
     _need(found.dtype == torch.float32, f"{name}: activations are {found.dtype}; they must be float32")
     if concepts.vectors is not None:
         _shaped(f"{name}: vectors", concepts.vectors, (len(SITES), C, WIDTH))
-    again = activate(train, _once(f"{name}.fit", lambda: method.fit(train)))
+    again = activate(train, _concepts(_once(f"{name}.fit", lambda: method.fit(train))))
     _need(_close(found, again), f"{name}.fit gives other units each time; derive every random choice from train.seed")
-    blocks = activate(train, method.fit(MadeUp(per_block=3)))
+    blocks = activate(train, _concepts(method.fit(MadeUp(per_block=3))))
     _need(_close(found, blocks, 1e-2), f"{name}.fit depends on the block size; accumulate over blocks, in float64")
-    lonely = activate(train, method.fit(MadeUp(positives=False)))[..., :-1]
+    lonely = activate(train, _concepts(method.fit(MadeUp(positives=False))))[..., :-1]
     _need(lonely.isfinite().all(), f"{name}.fit: one concept without positives spoils the others; give it NaN alone")
+
+
+def _concepts(fitted: types.Concepts | types.Units) -> types.Concepts:
+    """The concepts, or the first units as if they had been matched."""
+    if not isinstance(fitted, types.Units):
+        return fitted
+    return fitted.pick(torch.arange(C).clamp(max=len(fitted.units) - 1).expand(len(SITES), C))
+
+
+def _check_units(fitted: types.Units, name: str) -> None:
+    """Units have one name each, their slices are parts of the whole, and picking one gives its own activations."""
+    k, block = len(fitted.units), next(MadeUp().blind())
+    _need(len(set(fitted.units)) == k > 0, f"{name}: units must be K > 0 different names")
+    whole = fitted.activate(block, slice(0, k))
+    _shaped(f"{name}: activations of all units", whole, (len(SITES), block.values.shape[1], k))
+    parts = torch.cat([fitted.activate(block, slice(i, i + 1)) for i in range(k)], 2)
+    _need(_close(whole, parts), f"{name}: a unit's activations depend on the other units of its slice")
+    index = torch.stack([torch.arange(C) % k, (torch.arange(C) + 1) % k])
+    picked = fitted.pick(index).activate(block)
+    own = torch.stack([layer[:, i] for layer, i in zip(whole, index, strict=True)])
+    _need(_close(picked, own), f"{name}: pick must give the activations of the picked units")
+    index[1, 0] = -1
+    picked = fitted.pick(index).activate(block)
+    _need(picked[1, :, 0].isnan().all() and picked[0].isfinite().all(), f"{name}: an index of -1 must give NaN, and that alone")
 
 
 def check_localizer(localizer: types.Localizer) -> None:

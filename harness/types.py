@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
     import PIL.Image
+    import torch
     from torch import Tensor
 
 LEVELS: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -43,7 +44,10 @@ class Method:
     """A named recipe: either concepts + detector (+ localizer), or a scorer alone. Parts are referred to by registered name.
 
     A part may carry an argument and options: `linear:estimator=adam`. `fit_on="summary"` fits and scores on the sample's
-    summary embedding (CLS, or the mean token where a model has none) instead of its tokens.
+    summary embedding (CLS, or the mean token where a model has none) instead of its tokens. `match` names how units without
+    names find their concept: `best` (best cal F1 each, the paper's) or `one-to-one` (Hungarian). `choose_on="test"` picks the
+    cutoff and the layer on test: a ceiling, marked, never ranked. `localize_on="explained"` localizes the samples that
+    attribution explains and no others.
     """
 
     name: str
@@ -53,6 +57,9 @@ class Method:
     localizer: str | None = None
     scorer: str | None = None
     fit_on: FitOn = "tokens"
+    match: Literal["best", "one-to-one"] = "best"
+    choose_on: Literal["cal", "test"] = "cal"
+    localize_on: Literal["all", "explained"] = "all"
     tags: tuple[str, ...] = ()
 
 
@@ -147,13 +154,22 @@ class Blocks(Protocol):
     """One split as a re-iterable sequence of `TokenEmbeddings`, with what is known before any value is read.
 
     truth [T, C] int8, labels [S, C] bool and offsets [S+1] are those of the whole split. `seed` is the run's; every random
-    choice of a method derives from it.
+    choice of a method derives from it. A value is (x - centre) / scale, x being the model's own, centre and scale [L, 1, d]; the
+    backbone is there for methods that need another part of the model, such as a text tower.
     """
 
     concepts: tuple[str, ...]
     sites: tuple[Site, ...]
     width: int
     seed: int
+    backbone: Backbone
+
+    @property
+    def centre(self) -> Tensor: ...
+
+    @property
+    def scale(self) -> Tensor: ...
+
     ids: tuple[str, ...]
     labels: Tensor
     truth: Tensor
@@ -166,6 +182,24 @@ class Blocks(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Opened:
+    """One sample's inputs, opened for perturbation and gradients: a float leaf, and the token that each part of it belongs to.
+
+    name: the leaf's in `inputs.tensors`, shape [1, ...]. cells: int64, the leaf's shape without its batch and channel axes; the
+    token (0..T-1) of each place, -1 = none. channel: the leaf's channel axis, counted with the batch axis. baseline: what a removed
+    token is replaced with, broadcastable to the leaf. blocks: the model's blocks; the content positions of their outputs are
+    `inputs.positions`.
+    """
+
+    inputs: Inputs
+    name: str
+    cells: Tensor
+    channel: int
+    baseline: Tensor
+    blocks: Sequence[Any]
+
+
 class Progress(Protocol):
     """Shows work that may take longer than two seconds: `with progress("embedding", 100, "samples") as advance: advance(8)`."""
 
@@ -176,7 +210,8 @@ class Backbone(Protocol):
     """A frozen model that turns samples into token embeddings at every requested site in one forward pass.
 
     `revision` identifies the weights (a hash or commit); `identity` is everything else that changes a value (geometry,
-    dtype, preprocessing) as plain JSON data: both are part of the cache key and of the result.
+    dtype, preprocessing) as plain JSON data: both are part of the cache key and of the result. An optional
+    `opened(inputs) -> Opened` opens the inputs of one sample for attribution; without it attribution is refused in one line.
     """
 
     name: str
@@ -194,20 +229,44 @@ class Backbone(Protocol):
 
 
 class Concepts(Protocol):
-    """Fitted units. `vectors` [L, K, d], one direction per unit in the normalised space, or None where a unit is no direction."""
+    """Fitted units, one per concept. `vectors` [L, C, d], one direction per unit in the normalised space, or None for no directions.
+
+    An optional `sparse = True` says that an activation of 0 means off: only activations above 0 then enter a cutoff (section 8).
+    """
 
     @property
     def vectors(self) -> Tensor | None: ...
 
     def activate(self, block: TokenEmbeddings) -> Tensor:
-        """[L, T, K] float32."""
+        """[L, T, C] float32."""
+        ...
+
+
+@runtime_checkable
+class Units(Protocol):
+    """Fitted units without names (clusters, dictionary atoms): the core matches them to concepts on cal, slice by slice.
+
+    units: K names, the same at every layer. Never activated all at once on all tokens: K may be 65,536. An optional
+    `select(cal, positives) -> Units` prunes on blind cal blocks, positives [C] being the in-concept cal tokens of each concept.
+    `sparse` as in `Concepts`.
+    """
+
+    @property
+    def units(self) -> Sequence[str]: ...
+
+    def activate(self, block: TokenEmbeddings, units: slice) -> Tensor:
+        """[L, T, k] float32."""
+        ...
+
+    def pick(self, index: Tensor) -> Concepts:
+        """The units index [L, C] int64 as concepts; NaN for an index of -1."""
         ...
 
 
 class ConceptMethod(Protocol):
-    """Fits units on train tokens only."""
+    """Fits units on train tokens only: one per concept (`Concepts`), or units that have no names yet (`Units`)."""
 
-    def fit(self, train: Blocks) -> Concepts: ...
+    def fit(self, train: Blocks) -> Concepts | Units: ...
 
 
 class Detector(Protocol):
@@ -282,13 +341,85 @@ class Localizer(Protocol):
         ...
 
 
+class Probe(Protocol):
+    """One sample as an explainer sees it: T tokens that can be removed, and f_c, the score of every concept, of what is left.
+
+    f_c is the concept's sample score as the detector sees it, at the concept's chosen layer. leaf: the whole sample as the model's
+    float input, without a batch axis; `batch_size` leaves at a time are a good number.
+    """
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def leaf(self) -> Tensor: ...
+
+    @property
+    def opened(self) -> Opened: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def generator(self) -> torch.Generator:
+        """A fresh generator, the same for every explainer of this sample in this run."""
+        ...
+
+    def layer(self, concept: int) -> int:
+        """The block whose output the concept's score is read from."""
+        ...
+
+    def f(self, leaves: Tensor) -> Tensor:
+        """[n, C]: f_c of n leaves [n, ...]; differentiable."""
+        ...
+
+    def mask(self, keep: Tensor) -> Tensor:
+        """[n, ...]: the sample with its tokens scaled towards the baseline by 1 - keep [n, T] in [0, 1]; places without a token stay."""
+        ...
+
+    def masked(self, keep: Tensor) -> Tensor:
+        """[n, C] float64 on the CPU: f_c with the tokens of keep [n, T] bool alone; each mask is run once per sample, whoever asks."""
+        ...
+
+    def per_token(self, values: Tensor) -> Tensor:
+        """[n, T]: values shaped like leaves [n, ...], summed over every token's part of the leaf."""
+        ...
+
+    def random_masks(self, n: int, share: float = 0.5) -> Tensor:
+        """[n, T] bool: every token kept with probability `share`; the same for every explainer, so that their forwards are shared."""
+        ...
+
+
+class Explainer(Protocol):
+    """A localizer that needs the model itself, and explains one sample at a time; it is asked on few samples (`--explain-limit`).
+
+    needs: {"inputs"}, or {"inputs", "gradients"}. `calibrate_on` and an optional `fit` are as in `Localizer`; a fitted explainer may
+    carry `directions` [C, d], and its probe's f_c then compares tokens with these by cosine instead of by the concept's activation.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def calibrate_on(self) -> Literal["tokens", "detected"]: ...
+
+    def forwards(self, tokens: int, concepts: int) -> int:
+        """The forward passes that one sample costs (a backward pass counts as two): the price that the plan prints."""
+        ...
+
+    def explain(self, probe: Probe, concepts: Sequence[int]) -> Tensor:
+        """[T, len(concepts)] float32: the attribution of f_c to every token of the probe's sample, for the concepts asked for."""
+        ...
+
+
 class Metric(Protocol):
     """One number per concept from scores, decisions and truth, under B weightings of the samples (1 weighting of ones = the value).
 
-    A metric of kind "detection" sees samples, one of kind "localization" tokens; see `Evaluation`.
+    A metric of kind "detection" sees samples, one of kind "localization" tokens; see `Evaluation`. Kinds "insertion" and "deletion"
+    see, as a sample's score, the area under that curve of f_c; samples that were not explained have truth -1.
     """
 
-    kind: ClassVar[Literal["detection", "localization"]]
+    kind: ClassVar[Literal["detection", "localization", "insertion", "deletion"]]
     unit: ClassVar[str]
     range: ClassVar[tuple[float, float]]
     chance: ClassVar[str]
@@ -336,6 +467,7 @@ class RunSpec:
     bootstrap: int = 1000
     guards: Literal["off", "cheap", "full"] = "cheap"
     log_tokens: bool = False
+    explain_limit: int = 20
     cache_bytes: int = 8_000_000_000
     cache_dir: Path = Path("~/.cache/concept-harness")
     output: Path = Path("results")
@@ -363,7 +495,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen on cal for one concept: site label, level (delta), cutoff, cal F1; and for localization its own level."""
+    """What was chosen on cal for one concept: site label, level (delta), cutoff, cal F1, the matched unit; and localization's level."""
 
     concept: str
     layer: str | None
@@ -373,6 +505,7 @@ class Choice:
     map_level: float | None = None
     map_cutoff: float | None = None
     map_cal_f1: float | None = None
+    unit: str | None = None
     reason: str | None = None
 
 

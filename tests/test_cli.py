@@ -361,6 +361,9 @@ ENVIRONMENT: Mapping[str, tuple[str, Callable[[RunSpec], Any], Any]] = {
     "concept_method": ("mean", lambda spec: spec.methods[0].concepts, "mean"),
     "detector": ("max", lambda spec: spec.methods[0].detector, "max"),
     "localizer": ("direct", lambda spec: spec.methods[0].localizer, "direct"),
+    "fit_on": ("summary", lambda spec: spec.methods[0].fit_on, "summary"),
+    "match": ("one-to-one", lambda spec: spec.methods[0].match, "one-to-one"),
+    "explain_limit": ("3", lambda spec: spec.explain_limit, 3),
     "layers": ("0:4:2", lambda spec: spec.layers, "0:4:2"),
     "streams": ("mlp,attention", lambda spec: spec.streams, ("mlp", "attention")),
     "image_size": ("224", lambda spec: spec.image_size, 224),
@@ -534,7 +537,8 @@ def test_the_config_that_a_run_writes_repeats_it_with_identical_numbers(
     assert again.code == 0, again.err
     (one,), (two,) = results_below(tmp_path / "once"), results_below(tmp_path / "twice")
     assert numbers(one) == numbers(two)
-    assert one["config"] == {**two["config"], "output": "once"}
+    assert one["config"] == two["config"]
+    assert not {"output", "cache_dir"} & set(one["config"])
 
 
 def test_flags_and_environment_win_over_the_config(

@@ -105,7 +105,7 @@ def test_no_results_make_pages_that_say_so(tmp_path: Path) -> None:
 
 
 def test_the_bundled_definitions_are_used_where_a_folder_has_none(tmp_path: Path) -> None:
-    assert [board.board for board in definitions(tmp_path)] == ["detection", "localization"]
+    assert [board.board for board in definitions(tmp_path)] == ["attribution", "detection", "localization"]
 
 
 @pytest.mark.parametrize(

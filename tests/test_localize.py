@@ -106,17 +106,20 @@ def test_token_f1_iou_and_average_precision_are_scikit_learns_on_known_tokens(
 
 def test_a_world_without_noise_is_located_exactly() -> None:
     """Loops and kernels agree above; here the answer itself is known: strong tokens are the truth."""
+    from harness_superactivator.detector import SuperActivator
     from harness_superactivator.localizers import Direct
 
-    from harness.localize import Explanation, locate
+    from harness.localize import Explanation, Job, locate, score_tokens
     from harness.testing import Axes, MadeUp
 
     split = MadeUp()
     split.values = torch.where(split.truth[None, :, :1] == 1, 5.0, -5.0) * torch.ones(2, 1, split.width)
-    tokens: Any = type("Tokens", (), {"train": split, "cal": split, "test": split})
     explained = Explanation(Axes(), torch.zeros(3, dtype=torch.long), torch.full((3,), 5.0, dtype=torch.float64))
     detected = torch.ones(len(split.ids), 3, dtype=torch.bool)
-    found = locate(tokens, Direct(), explained, (detected, detected), LEVELS, None)
+    job = Job("direct", Direct(), explained, SuperActivator(), (detected, detected), None, None)
+    given: Any = split
+    scores = score_tokens(given, [job])["direct"]
+    found = locate(job, (scores, scores), (given, given), LEVELS)
     assert found.decisions[:, 0].tolist() == (split.truth[:, 0] == 1).tolist()
     assert found.cal_f1[0] == 1.0
 

@@ -195,6 +195,7 @@ CHANGES_A_NUMBER: dict[str, Any] = {
     "seed": 1,
     "bootstrap": 10,
     "cache_bytes": 1000,
+    "explain_limit": 1,
 }
 CHANGES_NONE: dict[str, Any] = {
     "output": Path("elsewhere"),
@@ -251,6 +252,9 @@ def test_another_task_backbone_or_layer_is_another_run(changes: dict[str, Any], 
         {"localizer": "superactivator"},
         {"localizer": None},
         {"fit_on": "summary"},
+        {"match": "one-to-one"},
+        {"choose_on": "test"},
+        {"localize_on": "explained"},
     ],
     ids=str,
 )

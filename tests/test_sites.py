@@ -132,8 +132,25 @@ def test_any_other_word_is_refused_with_the_blocks_there_are_and_what_is_allowed
     bad = "" if word == "0,,3" else word
     assert said == (
         f"bad layer {bad!r} in --layers; the model has blocks 0..11; allowed: all, last, final, a percentage (50%), an index "
-        "(3, -1) or a slice (0:12:3), or several joined by commas"
+        "(3, -1), a slice (0:12:3), paper-clip, paper-llama-vision, paper-llama-text, paper-qwen, paper-gemma, or several joined "
+        "by commas"
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "depth", "blocks"),
+    [
+        ("paper-clip", 24, [0, 5, 10, 15, 20, 23]),
+        ("paper-llama-vision", 40, [0, 5, 10, 15, 19, 25, 30, 35, 39]),
+        ("paper-llama-text", 32, [0, 5, 9, 15, 20, 24, 30, 32]),
+        ("paper-qwen", 36, [0, 5, 11, 17, 22, 28, 33, 36]),
+        ("paper-gemma", 42, [0, 7, 15, 22, 30, 38, 42]),
+    ],
+)
+def test_a_preset_gives_the_papers_layers_as_shares_of_the_true_depth(preset: str, depth: int, blocks: list[int]):
+    """The authors' own lists (method section 2), where the depth is what they assumed; `final` is the depth itself."""
+    assert layers(preset, depth) == blocks
+    assert layers(f"{preset},1", depth) == sorted({1, *blocks})
 
 
 def test_a_model_of_one_block_has_one_layer_by_every_name():

@@ -8,6 +8,7 @@ Padding is always on the right, whatever the tokenizer says: positions then coun
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
-from harness.api import Embedded, HarnessError, Inputs, Sample, Setup, Site
+from harness.api import Embedded, HarnessError, Inputs, Opened, Sample, Setup, Site
 
 from .model import FrozenModel, mean_token, pack, quiet
 from .weights import Source
@@ -69,6 +70,19 @@ class TextBackbone:
         states = self.frozen.states(inputs.tensors, sites)
         values, offsets = pack(states, inputs.positions)
         return Embedded(values, offsets, inputs.regions, mean_token(states, inputs.positions))
+
+    def opened(self, inputs: Inputs) -> Opened:
+        """One text opened for attribution: the leaf is its input embeddings; a removed token is the mask token, or zero without one."""
+        ids = inputs.tensors["input_ids"]
+        table = self.frozen.model.get_input_embeddings()
+        with torch.no_grad():
+            leaf = table(ids)
+            mask = self.tokenizer.mask_token_id
+            baseline = torch.zeros_like(leaf[:, :1]) if mask is None else table(torch.tensor([[mask]], device=ids.device))
+        tensors = {"inputs_embeds": leaf, **{name: t for name, t in inputs.tensors.items() if name != "input_ids"}}
+        cells = torch.full((ids.shape[1],), -1, dtype=torch.int64)
+        cells[inputs.positions[0]] = torch.arange(int(inputs.positions.sum()))
+        return Opened(replace(inputs, tensors=tensors), "inputs_embeds", cells, 2, baseline, self.frozen.blocks)
 
     def _encode(self, sample: Sample) -> Encoded:
         """Content are the tokens that cover at least one character and were not added by the tokenizer."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.api import Embedded, HarnessError, Inputs, Sample, Setup, Site, View, apply_view, square_patches, unknown
+from harness.api import Embedded, HarnessError, Inputs, Opened, Sample, Setup, Site, View, apply_view, square_patches, unknown
 
 from .model import FrozenModel, mean_token, pack
 from .weights import Source
@@ -88,6 +88,14 @@ class VisionBackbone:
         states = self._states(inputs.tensors["pixel_values"], sites)
         values, offsets = pack(states, inputs.positions)
         return Embedded(values, offsets, inputs.regions, self._summary(states, inputs.positions), inputs.views)
+
+    def opened(self, inputs: Inputs) -> Opened:
+        """One image opened for attribution: the leaf is its pixels, a removed patch is the mean colour (0 after normalisation)."""
+        pixels = inputs.tensors["pixel_values"]
+        cells = torch.full((1, *pixels.shape[2:]), -1, dtype=torch.int64)
+        for token, (top, left, bottom, right) in enumerate(inputs.regions.tolist()):
+            cells[0, top:bottom, left:right] = token
+        return Opened(inputs, "pixel_values", cells[0], 1, torch.zeros(1, 1, 1, 1), self.frozen.blocks)
 
     def _summary(self, states: list[Tensor], positions: Tensor) -> Tensor:
         if not self.n_special:

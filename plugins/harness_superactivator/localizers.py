@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from harness.api import Blocks, Explained, TokenEmbeddings, segment_sum, unknown
+from harness.api import Blocks, Explained, TokenEmbeddings, segment_sum, super_activator_vectors, unknown
 
 VECTORS = ("global-softmax", "global-mean", "sample-mean")
 TINY = 1e-8
@@ -48,26 +48,8 @@ class SuperActivatorMap:
         """With u_c [C, d] float64 from one pass over train; for sample-mean that is the fallback alone."""
         if self.vector == "sample-mean" and explained.vectors is not None:
             return replace(self, directions=explained.vectors.double())
-        peak = torch.full_like(explained.cutoffs, -torch.inf)
-        mass = torch.zeros_like(explained.cutoffs)
-        total = torch.zeros(len(peak), train.width, dtype=torch.float64, device=peak.device)
-        for block in train:
-            activations = explained.activations(block).double()
-            strong = activations >= explained.cutoffs
-            logits = activations if self.vector == "global-softmax" else torch.zeros_like(activations)
-            logits = logits.masked_fill(~strong, -torch.inf)
-            higher = torch.maximum(peak, logits.amax(0)) if len(logits) else peak  # online log-sum-exp
-            shift = torch.where(higher.isfinite(), higher, torch.zeros_like(higher))
-            shrink = torch.exp(torch.where(peak.isfinite(), peak - shift, peak))
-            weights = torch.exp(logits - shift)
-            mass = mass * shrink + weights.sum(0)
-            total = total * shrink[:, None]
-            for c in range(len(peak)):
-                total[c] += weights[strong[:, c], c] @ explained.embeddings(block, c)[strong[:, c]].double()
-            peak = higher
-        found = total / mass.clamp(min=TINY)[:, None]
-        fallback = torch.zeros_like(found) if explained.vectors is None else explained.vectors.double()
-        return replace(self, directions=torch.where((mass > 0)[:, None], found, fallback))
+        how = "softmax" if self.vector == "global-softmax" else "mean"
+        return replace(self, directions=super_activator_vectors(train, explained, how))
 
     def score(self, block: TokenEmbeddings, explained: Explained) -> Tensor:
         """[T, C]: cosine of every token to u_c, or to its sample's own u_c."""
