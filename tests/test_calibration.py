@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_worlds import DETECTION, Measured
 
-from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
+from harness.calibration import at_layer, at_level, best_cutoffs, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
 from harness.embed import Tokens
 from harness.numerics import tail_cutoffs
 from harness.types import LEVELS, Method
@@ -226,3 +226,30 @@ def test_blocks_of_cal_and_test_carry_no_labels_and_no_truth(world: Measured) ->
         tokens = opened(world, summaries)
         for split in (tokens.cal, tokens.test):
             assert all(block.labels is None and block.truth is None for block in split.blind())
+
+
+def test_a_ceiling_is_the_best_f1_of_any_cutoff_and_the_highest_cutoff_that_has_it() -> None:
+    g = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (2, 40, 3), generator=g).float()  # ties
+    scores[:, 3] = -torch.inf
+    labels = torch.rand(40, 3, generator=g) < 0.4
+    labels[:, 2] = False
+    found = best_cutoffs(scores, labels)
+    assert found.shape == (1, 2, 3)
+    assert found[..., 2].isnan().all()
+    for layer in range(2):
+        for c in range(2):
+            every = {
+                cutoff: oracle.f1(*oracle.count((scores[layer, :, c] >= cutoff).tolist(), labels[:, c].int().tolist()))
+                for cutoff in scores[layer, :, c].unique().tolist()
+                if cutoff > -math.inf
+            }
+            best = max(every.values())
+            assert float(found[0, layer, c]) == max(cutoff for cutoff, f1 in every.items() if f1 == best)
+    assert float(calibrate(scores, labels, found).f1[0, 0, 0]) == pytest.approx(best_of(scores, labels))
+
+
+def best_of(scores: torch.Tensor, labels: torch.Tensor) -> float:
+    """The best F1 of the first layer and concept over a grid of cutoffs."""
+    values = (oracle.f1(*oracle.count((scores[0, :, 0] >= x).tolist(), labels[:, 0].int().tolist())) for x in range(7))
+    return max(value for value in values if value is not None)

@@ -20,8 +20,8 @@ def score(value: float | None, metric: str = "f1", concept: str = "weighted", la
     return {"metric": metric, "layer": layer, "concept": concept, "value": value, **ends}
 
 
-def put(root: Path, name: str, value: float | None, /, **changes: Any) -> Path:
-    """Writes a complete result; `changes` go to its task."""
+def put(root: Path, name: str, value: float | None, /, method: dict[str, Any] | None = None, **changes: Any) -> Path:
+    """Writes a complete result; `changes` go to its task, `method` to its recipe."""
     task = {"name": "toy", "version": 1, "fingerprint": "f" * 64, "modality": "tokens", "limit": None}
     task |= {"samples": {"train": 3, "cal": 2, "test": 2}, "positives": {"star": {"train": 1, "cal": 1, "test": 1}}, **changes}
     folder = root / str(task["limit"]) / str(task["fingerprint"])[:4] / "".join(c for c in name if c.isalnum())
@@ -30,9 +30,9 @@ def put(root: Path, name: str, value: float | None, /, **changes: Any) -> Path:
         "run_id": f"{name}-{task['fingerprint']}-{task['limit']}",
         "task": task,
         "backbone": {"name": "toy", "revision": "1", "sites": ["0", "1"], "normalization": "train"},
-        "method": {"name": name, "summary": name},
+        "method": {"name": name, "summary": name, **(method or {})},
         "choices": [{"layer": "3"}, {"layer": "11"}],
-        "scores": [score(value), score(0.2, layer="3")],
+        "scores": [score(value), score(0.2, layer="3"), score(value, "token_f1")],
     }
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(read))
@@ -55,8 +55,29 @@ def test_rows_are_sorted_by_the_first_column_and_equal_ones_by_name(tmp_path: Pa
     for name, value in (("low", 0.5), ("beta", 0.7), ("alpha", 0.7), ("none", None)):
         put(tmp_path / "results", name, value)
     readme, _ = pages(tmp_path / "results", tmp_path / "board")
-    table = readme[: readme.index("## Localization")]
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:] == ["alpha", "beta", "low"]
+    assert rows(readme, "Detection")[1:] == ["alpha", "beta", "low"]
+
+
+def rows(readme: str, board: str) -> list[str]:
+    """The names in a board's tables."""
+    part = readme.split(f"## {board}\n")[1].split("\n## ")[0]
+    return [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("| ")]
+
+
+def test_a_ceiling_comes_last_and_says_what_it_is(tmp_path: Path) -> None:
+    put(tmp_path / "results", "oracle", 0.9, {"choose_on": "test"})
+    put(tmp_path / "results", "honest", 0.5, {"choose_on": "cal"})
+    readme, html = pages(tmp_path / "results", tmp_path / "board")
+    assert rows(readme, "Detection")[1:] == ["honest", "oracle (ceiling, picked on test: not ranked)"]
+    assert html.index("honest") < html.index("oracle")
+
+
+def test_what_was_localized_on_explained_samples_stands_on_its_own_board_alone(tmp_path: Path) -> None:
+    put(tmp_path / "results", "lime", 0.9, {"localize_on": "explained"})
+    put(tmp_path / "results", "plain", 0.5, {"localize_on": "all"})
+    readme, _ = pages(tmp_path / "results", tmp_path / "board")
+    assert rows(readme, "Detection")[1:] == rows(readme, "Localization")[1:] == ["plain"]
+    assert rows(readme, "Attribution")[1:] == ["lime"]
 
 
 def test_the_interval_and_the_range_of_layers_are_shown_and_a_fixed_layer_is_not_the_chosen_one(tmp_path: Path) -> None:
@@ -105,7 +126,7 @@ def test_no_results_make_pages_that_say_so(tmp_path: Path) -> None:
 
 
 def test_the_bundled_definitions_are_used_where_a_folder_has_none(tmp_path: Path) -> None:
-    assert [board.board for board in definitions(tmp_path)] == ["attribution", "detection", "localization"]
+    assert [board.board for board in definitions(tmp_path)] == ["detection", "localization", "tokens-explained"]
 
 
 @pytest.mark.parametrize(

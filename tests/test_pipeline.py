@@ -41,6 +41,18 @@ def bytes_of(result: Result, name: str = "per_sample") -> bytes:
     return (result.path / f"{name}.parquet").read_bytes()
 
 
+def test_a_ceiling_is_no_lower_than_any_choice_on_cal_and_its_recipe_says_what_it_is(
+    run_toy: Callable[..., list[Result]],
+) -> None:
+    honest, ceiling = run_toy("superactivator", "oracle")
+    assert ceiling.method.choose_on == "test"
+    for row in honest.scores:
+        other = ceiling.score(row.metric, row.layer, row.concept) if row.metric == "f1" else None
+        if other is not None and row.value is not None:
+            assert other.value is not None
+            assert other.value >= row.value
+
+
 # --- by hand
 
 

@@ -1,6 +1,6 @@
 """The paper's baselines: max, mean, last and random token, and the summary (CLS, or the mean embedding of a text).
 
-All are calibrated on the pooled scores of positive cal samples (method sections 5 and 6), all on the same separators.
+All are calibrated on the pooled scores of positive cal samples (method sections 5 and 6), on the same units as the super-activator.
 """
 
 from collections.abc import Iterable
@@ -19,31 +19,48 @@ def harness_register_detectors() -> Iterable[Entry]:
     ]
 
 
+DETECTORS = {"max": "strongest token", "mean": "mean token", "last": "last token", "random": "a random token"}
+CONCEPTS = {
+    "": ("linear", "linear separators"),
+    "-mean": ("mean", "mean vectors"),
+    "-paper": ("linear:estimator=adam", "the paper's Adam separators"),
+    "-kmeans": ("kmeans", "k-means centres"),
+    "-kmeans-linear": ("kmeans-linear", "a separator per cluster"),
+}
+SUMMARIES = {
+    **CONCEPTS,
+    "-kmeans": ("kmeans:k=50", "50 k-means centres"),
+    "-kmeans-linear": ("kmeans-linear:k=50", "a separator per cluster, 50 clusters"),
+    "-pca": ("pca", "principal components"),
+    "-ica": ("ica", "independent components"),
+    "-nmf": ("nmf", "non-negative factors"),
+}
+
+
 @hookimpl
 def harness_register_methods() -> Iterable[Method]:
-    """One recipe per baseline, on linear separators."""
+    """Every baseline on every concept method of the paper; and every concept method fitted and scored on the summary embedding."""
     tokens = [
         Method(
-            name,
-            f"{what} on linear separators",
-            concepts="linear",
-            detector=name,
-            localizer="direct",
-            tags=("core", "detection"),
+            f"{detector}{name}",
+            f"{what} on {on}",
+            concepts,
+            detector,
+            "direct",
+            tags=("paper",) if name else ("core", "detection"),
         )
-        for name, what in (
-            ("max", "strongest token"),
-            ("mean", "mean token"),
-            ("last", "last token"),
-            ("random", "a random token"),
-        )
+        for name, (concepts, on) in CONCEPTS.items()
+        for detector, what in DETECTORS.items()
     ]
-    summary = Method(
-        "summary",
-        "separators fitted and scored on the summary embedding (CLS, or mean)",
-        concepts="linear",
-        detector="max",
-        fit_on="summary",
-        tags=("core", "detection"),
-    )
-    return [*tokens, summary]
+    summaries = [
+        Method(
+            f"summary{name}",
+            f"{on}, fitted and scored on the summary embedding (CLS, or mean)",
+            concepts,
+            "max",
+            fit_on="summary",
+            tags=("core", "detection") if not name else ("core", "paper") if name in CONCEPTS else ("core",),
+        )
+        for name, (concepts, on) in SUMMARIES.items()
+    ]
+    return [*tokens, *summaries]

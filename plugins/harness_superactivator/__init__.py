@@ -32,38 +32,54 @@ def harness_register_localizers() -> Iterable[Entry]:
 
 @hookimpl
 def harness_register_methods() -> Iterable[Method]:
-    """The method with each concept method of the paper, and with each localizer."""
-    return [
-        Method(
-            "superactivator",
-            "the paper's method on closed-form separators",
-            concepts="linear",
-            detector="superactivator",
-            localizer="superactivator",
-            tags=("core", "detection"),
+    """The method with every concept method, with each localizer, with each way of matching; and the ceiling of its rule."""
+    on = {
+        "": ("linear", "the paper's method on closed-form separators", ("core", "detection")),
+        "-mean": ("mean", "the paper's method on mean vectors (its avg rows)", ("core", "paper")),
+        "-paper": (
+            "linear:estimator=adam",
+            "the paper's method on the paper's Adam separators (its linsep rows)",
+            ("core", "paper"),
         ),
+        "-kmeans": ("kmeans", "the paper's method on k-means centres", ("core", "paper")),
+        "-kmeans-linear": (
+            "kmeans-linear",
+            "the paper's method on a separator per cluster (its linsepkmeans rows)",
+            ("core", "paper"),
+        ),
+        "-pca": ("pca", "on principal components", ("core",)),
+        "-ica": ("ica", "on independent components", ("core",)),
+        "-nmf": ("nmf", "on non-negative factors", ("core",)),
+    }
+    every = [
+        Method(f"superactivator{name}", summary, concepts, "superactivator", "superactivator", tags=tags)
+        for name, (concepts, summary, tags) in on.items()
+    ]
+    return [
+        *every,
         Method(
             "superactivator-direct",
             "the same detection, localized by the separators themselves",
-            concepts="linear",
-            detector="superactivator",
-            localizer="direct",
+            "linear",
+            "superactivator",
+            "direct",
             tags=("core",),
         ),
         Method(
-            "superactivator-mean",
-            "the paper's method on mean vectors (its avg rows)",
-            concepts="mean",
-            detector="superactivator",
-            localizer="superactivator",
+            "superactivator-kmeans-one-to-one",
+            "k-means centres, none matched to two concepts",
+            "kmeans",
+            "superactivator",
+            "superactivator",
+            match="one-to-one",
             tags=("core",),
         ),
         Method(
-            "superactivator-paper",
-            "the paper's method on the paper's Adam separators (its linsep rows)",
-            concepts="linear:estimator=adam",
-            detector="superactivator",
-            localizer="superactivator",
+            "oracle",
+            "ceiling of the strongest token: cutoff and layer picked on test",
+            "linear",
+            "superactivator",
+            choose_on="test",
             tags=("core",),
         ),
     ]
