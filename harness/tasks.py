@@ -232,7 +232,8 @@ def load_task(registry: Registry, reference: str, limit: int | None = None, cach
     """
     declared = task_file(registry, reference)
     rows = _load_rows(registry, declared)
-    notes: dict[str, Any] = {}
+    about = rows["train"].info.description
+    notes: dict[str, Any] = {"data set": about} if about else {}
     hashes = {split: [_content_hash(row, declared) for row in rows[split]] for split in SPLITS}
     _check_ids(rows, hashes, notes)
     rows, hashes = _drop_unreadable(rows, hashes, declared, cache_dir, notes)

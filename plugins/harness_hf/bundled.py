@@ -10,6 +10,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,25 +74,28 @@ def convert(onnx_file: Path, folder: Path) -> None:
     if wrong:
         raise HarnessError(f"{onnx_file} is not the DINOv2 ViT-S/14 this version reads ({wrong[0]} differs); run: {INSTALL}")
     model.load_state_dict(state)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def write(temporary: Path) -> None:
         with quiet():
             model.save_pretrained(temporary)
         (temporary / "preprocessor_config.json").write_text(json.dumps(_preprocessing(), indent=2))
-        _publish(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    made_whole(folder, write)
 
 
-def _publish(temporary: Path, folder: Path) -> None:
-    """Renames the finished folder into place; another process may have been faster, with the same content."""
-    temporary.chmod(0o755)
+def made_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a folder whole or not at all; another process may be faster, with the same content."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        write(temporary)
+        temporary.chmod(0o755)
         temporary.rename(folder)
     except OSError:
         if not folder.exists():
             raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _preprocessing() -> dict[str, Any]:
