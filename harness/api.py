@@ -13,6 +13,7 @@ from harness.types import (
     STREAMS,
     Backbone,
     Blocks,
+    Choice,
     ConceptMethod,
     Concepts,
     Detector,
@@ -27,9 +28,11 @@ from harness.types import (
     Metric,
     Opened,
     Probe,
+    Progress,
     Result,
     RunSpec,
     Sample,
+    Score,
     Scorer,
     Setup,
     Site,
@@ -39,13 +42,28 @@ from harness.types import (
 )
 
 if TYPE_CHECKING:
+    from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
+    from harness.cli import progress
     from harness.embed import apply_view, capture, square_patches
+    from harness.localize import Explanation, Job, locate
     from harness.masks import checked_rle, rle_mask
+    from harness.metrics import Bootstrap, score_rows
     from harness.network import unreachable
-    from harness.numerics import segment_last, segment_max, segment_mean, segment_pick, segment_sum
-    from harness.pipeline import refit
-    from harness.results import find_results, read_result, read_tokens, write_atomic
+    from harness.numerics import (
+        segment_ids,
+        segment_last,
+        segment_logsumexp,
+        segment_max,
+        segment_mean,
+        segment_pick,
+        segment_sum,
+        segment_top_mean,
+        tail_cutoffs,
+    )
+    from harness.pipeline import Refit, refit
+    from harness.results import check_output, choices_of, find_results, read_result, read_tokens, scores_of, write_atomic
     from harness.super_activators import super_activator_vectors
+    from harness.tables import plain
     from harness.tasks import load_task
 
 _LAZY = {
@@ -56,10 +74,12 @@ _LAZY = {
     "capture": "harness.embed",
     "square_patches": "harness.embed",
     "segment_last": "harness.numerics",
+    "segment_logsumexp": "harness.numerics",
     "segment_max": "harness.numerics",
     "segment_mean": "harness.numerics",
     "segment_pick": "harness.numerics",
     "segment_sum": "harness.numerics",
+    "segment_top_mean": "harness.numerics",
     "refit": "harness.pipeline",
     "find_results": "harness.results",
     "read_result": "harness.results",
@@ -67,6 +87,26 @@ _LAZY = {
     "write_atomic": "harness.results",
     "super_activator_vectors": "harness.super_activators",
     "load_task": "harness.tasks",
+    "at_layer": "harness.calibration",
+    "at_level": "harness.calibration",
+    "calibrate": "harness.calibration",
+    "choose": "harness.calibration",
+    "in_concept": "harness.calibration",
+    "sample_cutoffs": "harness.calibration",
+    "token_cutoffs": "harness.calibration",
+    "progress": "harness.cli",
+    "Explanation": "harness.localize",
+    "Job": "harness.localize",
+    "locate": "harness.localize",
+    "Bootstrap": "harness.metrics",
+    "score_rows": "harness.metrics",
+    "segment_ids": "harness.numerics",
+    "tail_cutoffs": "harness.numerics",
+    "Refit": "harness.pipeline",
+    "check_output": "harness.results",
+    "choices_of": "harness.results",
+    "scores_of": "harness.results",
+    "plain": "harness.tables",
 }
 
 __all__ = [
@@ -75,6 +115,8 @@ __all__ = [
     "STREAMS",
     "Backbone",
     "Blocks",
+    "Bootstrap",
+    "Choice",
     "ConceptMethod",
     "Concepts",
     "Detector",
@@ -83,16 +125,21 @@ __all__ = [
     "Evaluation",
     "Explained",
     "Explainer",
+    "Explanation",
     "HarnessError",
     "Inputs",
+    "Job",
     "Localizer",
     "Method",
     "Metric",
     "Opened",
     "Probe",
+    "Progress",
+    "Refit",
     "Result",
     "RunSpec",
     "Sample",
+    "Score",
     "Scorer",
     "Setup",
     "Site",
@@ -100,22 +147,40 @@ __all__ = [
     "Units",
     "View",
     "apply_view",
+    "at_layer",
+    "at_level",
+    "calibrate",
     "capture",
+    "check_output",
     "checked_rle",
+    "choices_of",
+    "choose",
     "find_results",
     "hookimpl",
+    "in_concept",
     "load_task",
+    "locate",
+    "plain",
+    "progress",
     "read_result",
     "read_tokens",
     "refit",
     "rle_mask",
+    "sample_cutoffs",
+    "score_rows",
+    "scores_of",
+    "segment_ids",
     "segment_last",
+    "segment_logsumexp",
     "segment_max",
     "segment_mean",
     "segment_pick",
     "segment_sum",
+    "segment_top_mean",
     "square_patches",
     "super_activator_vectors",
+    "tail_cutoffs",
+    "token_cutoffs",
     "unknown",
     "unreachable",
     "write_atomic",

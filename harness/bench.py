@@ -168,23 +168,44 @@ def build(registry: Registry, method: Method) -> Parts:
     return Parts(method, made["concept_methods"], made["detectors"], made["localizers"], made["scorers"])
 
 
+def _needs_truth(concepts: ConceptMethod | None, detector: Detector | None) -> bool:
+    """Whether something of a method reads the truth of train tokens: concepts unless they say no, a detector where it says so."""
+    return getattr(concepts, "needs_truth", True) or getattr(detector, "needs_truth", False)
+
+
+def _fits_samples(method: Method, registry: Registry) -> bool:
+    """Whether a recipe of concepts is fitted without annotated tokens; False where its parts cannot be built here."""
+    if method.fit_on == "summary" or not method.concepts:
+        return method.fit_on == "summary"
+    try:
+        parts = build(registry, method)
+    except HarnessError:
+        return False
+    return not _needs_truth(parts.concepts, parts.detector)
+
+
 def _refuse(bench: Bench, registry: Registry) -> None:
     """Raises where a method cannot work on this task, or the disk cannot hold the plan."""
     on_tokens = [parts for parts in bench.parts if parts.detector is not None and parts.method.fit_on == "tokens"]
-    if on_tokens and not bench.task.splits["train"].annotated.any():
-        others = [name for name, method in registry.methods().items() if method.fit_on == "summary"]
+    taught = [parts for parts in on_tokens if _needs_truth(parts.concepts, parts.detector)]
+    if taught and not bench.task.splits["train"].annotated.any():
+        others = [name for name, method in registry.methods().items() if _fits_samples(method, registry)]
         raise HarnessError(
-            f"method {on_tokens[0].method.name!r} is fitted on annotated tokens; train of task {bench.task.name!r} has none; "
+            f"method {taught[0].method.name!r} is fitted on annotated tokens; train of task {bench.task.name!r} has none; "
             f"methods fitted on samples: {', '.join(others)}"
         )
     tails = [parts for parts in on_tokens if parts.detector and parts.detector.calibrate_on == "tokens"]
     if tails and not bench.task.splits["cal"].annotated.any():
-        built = (build(registry, method) for method in registry.methods().values() if method.detector)
-        others = [parts.method.name for parts in built if parts.detector and parts.detector.calibrate_on == "samples"]
+        pooled = {name: method.detector for name, method in registry.methods().items() if method.detector}
+        others = [name for name, part in pooled.items() if registry.create("detectors", part).calibrate_on == "samples"]
         raise HarnessError(
             f"method {tails[0].method.name!r} is calibrated on annotated tokens; cal of task {bench.task.name!r} has none; "
             f"methods calibrated on samples: {', '.join(others)}"
         )
+    for parts in bench.parts:
+        check = getattr(parts.concepts, "check", None)
+        if check is not None:
+            check(bench.backbone, bench.sites)
     asked = next((parts for parts in bench.parts if parts.explained), None)
     if asked is not None and not hasattr(bench.backbone, "opened"):
         raise HarnessError(

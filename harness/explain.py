@@ -55,8 +55,10 @@ class Function:
     def kind_of(self, directions: Tensor | None) -> int:
         """The place of a kind of vector, added where it is new."""
         for i, kind in enumerate(self.kinds):
-            if kind is directions or (kind is not None and directions is not None and torch.equal(kind, directions)):
+            if kind is directions:
                 return i
+            if kind is not None and directions is not None and torch.equal(kind.nan_to_num(), directions.nan_to_num()):
+                return i  # NaN: no vector
         self.kinds.append(directions)
         return len(self.kinds) - 1
 
@@ -78,13 +80,14 @@ class Function:
     def _activations(self, block: TokenEmbeddings, kind: Tensor | None) -> Tensor:
         if kind is None:
             return self.explained.concepts.activate(block)
-        layers, units = self.explained.layers, torch.nn.functional.normalize(kind, dim=1).to(block.values.dtype)
+        layers, units = self.explained.layers, torch.nn.functional.normalize(kind.nan_to_num(), dim=1).to(block.values.dtype)
+        missing = kind.isnan().any(1)  # a NaN in a product would make every concept's gradient NaN
         columns: list[Tensor] = [torch.empty(0)] * len(layers)
         for layer in sorted(set(layers.tolist())):
             tokens = block.values[layer] / block.values[layer].norm(dim=1, keepdim=True).clamp(min=TINY)
             for c in (layers == layer).nonzero()[:, 0].tolist():
                 columns[c] = tokens @ units[c]
-        return torch.stack(columns, 1).expand(len(block.values), -1, -1)
+        return torch.stack(columns, 1).masked_fill(missing, torch.nan).expand(len(block.values), -1, -1)
 
 
 class Subject(NamedTuple):
@@ -115,8 +118,8 @@ class SampleProbe:
 
     @property
     def leaf(self) -> Tensor:
-        """The whole sample as the model's float input."""
-        return self.opened.inputs.tensors[self.opened.name][0]
+        """The whole sample as the model's float input, in float32 whatever the model computes in."""
+        return self.opened.inputs.tensors[self.opened.name][0].float()
 
     @property
     def batch_size(self) -> int:
@@ -143,7 +146,7 @@ class SampleProbe:
         every = torch.cat([keep.float().cpu(), torch.ones(len(keep), 1)], 1)  # -1 is the last column: no token, kept
         share = every[:, opened.cells.flatten().cpu()].reshape(len(keep), *opened.cells.shape).unsqueeze(opened.channel)
         share = share.to(leaf.device)
-        return leaf * share + opened.baseline.to(leaf.device) * (1 - share)
+        return leaf * share + opened.baseline.to(leaf) * (1 - share)
 
     def masked(self, keep: Tensor) -> Tensor:
         """[n, C] float64 on the CPU, each mask once per sample."""
@@ -171,7 +174,7 @@ class SampleProbe:
     def _forward(self, leaves: Tensor) -> Tensor:
         inputs, n = self.opened.inputs, len(leaves)
         tensors = {name: tensor.expand(n, *tensor.shape[1:]) for name, tensor in inputs.tensors.items()}
-        tensors[self.opened.name] = leaves
+        tensors[self.opened.name] = leaves.to(inputs.tensors[self.opened.name].dtype)
         views = None if inputs.views is None else inputs.views * n
         many = Inputs(tensors, inputs.positions.expand(n, -1), inputs.regions.repeat(n, 1), views)
         return self.function(many, (self.subject.id,) * n)
@@ -272,9 +275,11 @@ def _explain_sample(
         function = functions[job.name]
         subject = subjects.setdefault(id(function), Subject(split.ids[i], opened, {}))
         if job.explains:
-            kind = function.kind_of(getattr(job.localizer, "directions", None))
-            found = job.localizer.explain(SampleProbe(function, subject, kind), concepts)
-            maps[job.name][here, concepts] = found.to(maps[job.name])
+            probe = SampleProbe(function, subject, function.kind_of(getattr(job.localizer, "directions", None)))
+            scored = probe.masked(torch.ones(1, probe.tokens, dtype=torch.bool))[0].isfinite()
+            known = [c for c in concepts if scored[c]]
+            if known:
+                maps[job.name][here, known] = job.localizer.explain(probe, known).to(maps[job.name])
         if areas:
             drawn = curves(SampleProbe(function, subject), maps[job.name][here][:, concepts].cpu(), concepts)
             for name, values in drawn._asdict().items():

@@ -41,7 +41,7 @@ def harness_register_backbones() -> Iterable[Entry]:
 
 @hookspec
 def harness_register_concept_methods() -> Iterable[Entry]:
-    """Concept methods. Target: `(**options) -> ConceptMethod`."""
+    """Concept methods. Target: `(argument: str | None = None, **options) -> ConceptMethod`; without `argument` none is taken."""
     raise NotImplementedError
 
 

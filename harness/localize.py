@@ -127,7 +127,7 @@ def locate(
     sparse = on_tokens and getattr(job.explained.concepts, "sparse", False)
     own = [scored(scores[usable[:, c], c][:, None], sparse) for c in range(scores.shape[1])]
     cutoffs = torch.cat([tail_cutoffs(column, levels) for column in own], -1)
-    f1 = f1_score(counts_at(scores.masked_fill(~in_cal, -torch.inf), truth, cutoffs))
+    f1 = f1_score(counts_at(scores.masked_fill(~in_cal | (truth < 0), -torch.inf), truth, cutoffs))  # a NaN has no rank
     f1 = f1.masked_fill(cutoffs.isnan(), torch.nan)
     if job.at_least is not None and on_tokens:
         f1 = f1.masked_fill(torch.arange(len(levels), device=f1.device)[:, None] < job.at_least, torch.nan)

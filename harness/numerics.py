@@ -35,8 +35,7 @@ def _reduce(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"], how: st
     out = torch.full((layers, len(lengths), units), start, dtype=values.dtype, device=values.device)
     index = segment_ids(offsets)[None, :, None].expand(layers, tokens, units)
     out.scatter_reduce_(1, index, values, how)
-    out[:, lengths == 0] = empty
-    return out
+    return out.masked_fill((lengths == 0)[None, :, None], empty)
 
 
 def segment_max(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
@@ -54,6 +53,32 @@ def segment_mean(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) ->
     lengths = _lengths(offsets)[None, :, None]
     mean = segment_sum(values, offsets) / lengths.clamp(min=1)
     return mean.masked_fill(lengths == 0, -torch.inf).to(values.dtype)
+
+
+def segment_top_mean(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"], top: int) -> Float[Tensor, "l s k"]:
+    """The mean of the `top` largest values of every segment, of all where it has fewer; -inf for an empty one."""
+    lengths = _lengths(offsets)
+    layers, tokens, units = values.shape
+    out = values.new_full((layers, len(lengths), units), -torch.inf)
+    if tokens == 0:
+        return out
+    place = torch.arange(int(lengths.max()), device=values.device)
+    index = (offsets[:-1, None] - offsets[0] + place).clamp(max=tokens - 1)
+    beyond = (place >= lengths[:, None])[..., None]
+    kept = (place[:top] < lengths[:, None])[:, None, :]
+    for layer, row in enumerate(values):  # one layer at a time: ragged segments are padded to the longest
+        padded = row[index].masked_fill_(beyond, -torch.inf)
+        best = padded.transpose(1, 2).topk(min(top, len(place)), dim=2).values.double().masked_fill_(~kept, 0.0)
+        out[layer] = best.sum(2) / lengths.clamp(min=1, max=top)[:, None]
+    return out.masked_fill_((lengths == 0)[None, :, None], -torch.inf)
+
+
+def segment_logsumexp(values: Float[Tensor, "l t k"], offsets: Int[Tensor, " s1"]) -> Float[Tensor, "l s k"]:
+    """log of the sum of exp of every segment, accumulated in float64 and returned in the values' dtype; -inf for an empty one."""
+    peak = segment_max(values.detach(), offsets)
+    shift = peak.masked_fill(~peak.isfinite(), 0.0)
+    total = segment_sum((values - shift[:, segment_ids(offsets)]).exp(), offsets)
+    return (total.log() + shift).to(values.dtype)
 
 
 def segment_pick(
@@ -108,8 +133,9 @@ class Ranked(NamedTuple):
 
 
 def ranked(scores: Float[Tensor, "n k"]) -> Ranked:
-    """One sort per column."""
-    ordered, rows = scores.double().T.contiguous().sort(dim=1)
+    """One sort per column; a NaN comes first, below every cutoff."""
+    lowest = scores.double().masked_fill(scores.isnan(), -torch.inf)
+    ordered, rows = lowest.T.contiguous().sort(dim=1)
     return Ranked(ordered.T, rows.T)
 
 

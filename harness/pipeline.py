@@ -26,7 +26,7 @@ from harness.embed import SplitBlocks, Tokens
 from harness.errors import HarnessError
 from harness.match import match, select
 from harness.metrics import Bootstrap
-from harness.publish import Finished, lost, publish
+from harness.publish import Finished, describe, lost, publish
 from harness.registry import Registry
 from harness.store import StorageOverflowError
 from harness.types import Concepts, Detector, Method, Progress, Result, RunSpec, Scorer, Units
@@ -81,39 +81,74 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
 
 @dataclass(frozen=True)
 class Refit:
-    """One method of an earlier result, fitted and decided again from its embeddings: (tokens, concepts, detector) per layer group."""
+    """One method of an earlier result, fitted and decided again from its embeddings; `groups` as `visit` gives them."""
 
     bench: Bench
     parts: Parts
     groups: tuple[tuple[Tokens, Concepts, Detector], ...]
     decided: Decided
 
+    def visit(self, progress: Progress) -> Iterator[tuple[Tokens, Concepts, Detector]]:
+        """(tokens, concepts, detector) of each layer group, its embeddings there: where several do not fit the cache, embedded anew."""
+        for group, opened in zip(self.bench.plan.groups, self.groups, strict=True):
+            group.fill(progress)
+            yield opened
+            if len(self.groups) > 1:
+                group.forget()
 
-def refit(folder: Path, registry: Registry, progress: Progress, cache_dir: Path | None = None) -> Refit:
-    """What lies behind a result, for analyses that need activations; raises where the data or weights are no longer those it names."""
+
+Fits = dict[tuple[Any, ...], Concepts | Units]
+"""What concept methods fitted, by all that it depends on: methods that share concepts share their fit."""
+
+
+def refit(
+    folder: Path, registry: Registry, progress: Progress, cache_dir: Path | None = None, fits: Fits | None = None
+) -> Refit:
+    """What lies behind a result, for analyses that need activations; raises where the data or the backbone are no longer those it names.
+
+    fits: given to several calls, it keeps what was fitted for the next.
+    """
     read = results.read_result(folder)
     method = Method(**{**read["method"], "tags": tuple(read["method"]["tags"])})
-    fields = {f.name for f in dataclasses.fields(RunSpec)}
-    plain = {key: value for key, value in read["config"].items() if key in fields}
-    plain.update(methods=(method,), streams=tuple(plain["streams"]), cache_dir=cache_dir or RunSpec.cache_dir)
-    bench = prepare(RunSpec(**plain), registry)
-    then, now = read["task"]["fingerprint"], bench.task.fingerprint
-    if then != now or read["backbone"]["revision"] != bench.backbone.revision:
-        what = f"data of task {bench.task.name!r}" if then != now else f"weights of backbone {bench.backbone.name!r}"
-        raise HarnessError(f"the {what} changed since result {folder} was made; run again")
     if method.concepts is None:
         raise HarnessError(
             f"method {method.name!r} of result {folder} has no concepts in tokens; choose a result of another method"
         )
-    parts, kept = bench.parts[0], {method.name: Kept()}
-    opened = []
+    fields = {f.name for f in dataclasses.fields(RunSpec)}
+    plain = {key: value for key, value in read["config"].items() if key in fields}
+    plain.update(methods=(method,), streams=tuple(plain["streams"]), cache_dir=cache_dir or RunSpec.cache_dir)
+    bench = prepare(RunSpec(**plain), registry)
+    _refuse_changes(bench, read, folder)
+    try:
+        return _fitted_again(bench, progress, {} if fits is None else fits)
+    except StorageOverflowError:
+        return _fitted_again(prepare(bench.spec, registry, storage="bfloat16"), progress, {})
+
+
+def _refuse_changes(bench: Bench, read: dict[str, Any], folder: Path) -> None:
+    now = json.loads(json.dumps(describe(bench), default=str))
+    changed = [key for key in {**read["backbone"], **now} if read["backbone"].get(key) != now.get(key)]
+    what = f"backbone {bench.backbone.name!r} ({', '.join(changed)})" if changed else None
+    if read["task"]["fingerprint"] != bench.task.fingerprint:
+        what = f"data of task {bench.task.name!r}"
+    if what is not None:
+        raise HarnessError(f"the {what} changed since result {folder} was made; run again")
+
+
+def _fitted_again(bench: Bench, progress: Progress, fits: Fits) -> Refit:
+    (parts,) = bench.parts
+    own, opened = Kept(), []
+    depends_on = (*_concept_key(parts), bench.spec.seed, bench.task.fingerprint, json.dumps(describe(bench), default=str))
     for group in bench.plan.groups:
         group.fill(progress)
-        tokens = group.open(summaries=method.fit_on == "summary")
+        tokens = group.open(summaries=parts.method.fit_on == "summary")
         opened.append(tokens)
-        for concepts, mine in named(fit(parts, tokens, progress), [parts], tokens, bench, kept, progress):
-            sweep(mine, tokens, concepts, bench, kept, progress)
-    own = kept[method.name]
+        key = (*depends_on, group.sites)
+        fits[key] = fits[key] if key in fits else fit(parts, tokens, progress)
+        for concepts, mine in named(fits[key], [parts], tokens, bench, {parts.method.name: own}, progress):
+            sweep(mine, tokens, concepts, bench, {parts.method.name: own}, progress)
+        if len(bench.plan.groups) > 1:
+            group.forget()
     labels = torch.from_numpy(bench.task.splits["cal"].labels).to(bench.device)
     groups = tuple(zip(opened, own.concepts, own.detectors, strict=True))
     return Refit(bench, parts, groups, decide(parts, own, labels, bench))
@@ -174,7 +209,11 @@ def named(
     what = methods[0].method.concepts
     with progress(f"selecting units of {what} on cal", 0, ""):
         units = select(fitted, tokens.cal)
-    bench.notes.setdefault("units", {})[what] = f"{len(units.units)} of {len(fitted.units)}"
+    pruned = 0 < len(units.units) < len(fitted.units)  # 0: a dictionary's site lies in another layer group
+    said = [f"{len(units.units)} of {len(fitted.units)} kept"] if pruned else []
+    said += [note] if (note := getattr(units, "note", "")) else []
+    if said:
+        bench.notes.setdefault("units", {})[what] = "; ".join(said)
     for (_, how), group in groupby(sorted(methods, key=_match_key), _match_key):
         mine = list(group)
         detector = fitted_detector(mine[0], tokens, units)

@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from harness import types
+from harness.embed import Affine
 from harness.errors import HarnessError
+from harness.explain import Function, SampleProbe, Subject
 from harness.localize import Explanation
 from harness.masks import rle_mask
-from harness.types import SPLITS, STREAMS, Evaluation, Sample, Site, TokenEmbeddings
+from harness.numerics import segment_max
+from harness.types import SPLITS, STREAMS, Embedded, Evaluation, Inputs, Opened, Sample, Site, TokenEmbeddings
 
 T = TypeVar("T")
 LENGTHS = (4, 1, 0, 6, 3, 5, 2, 4, 3, 6, 2, 4)
@@ -122,7 +125,9 @@ def check_concept_method(method: types.ConceptMethod) -> None:
     blocks = activate(train, _concepts(method.fit(MadeUp(per_block=3))))
     _need(_close(found, blocks, 1e-2), f"{name}.fit depends on the block size; accumulate over blocks, in float64")
     lonely = activate(train, _concepts(method.fit(MadeUp(positives=False))))[..., :-1]
-    _need(lonely.isfinite().all(), f"{name}.fit: one concept without positives spoils the others; give it NaN alone")
+    unread = found[..., :-1].isnan().flatten(1).all(1)  # NaN at a whole site: the method does not read it
+    _need(not unread.all(), f"{name}: every activation is NaN")
+    _need(lonely[~unread].isfinite().all(), f"{name}.fit: one concept without positives spoils the others; give it NaN alone")
 
 
 def _concepts(fitted: types.Concepts | types.Units) -> types.Concepts:
@@ -146,13 +151,19 @@ def _check_units(fitted: types.Units, name: str) -> None:
     _need(_close(picked, own), f"{name}: pick must give the activations of the picked units")
     index[1, 0] = -1
     picked = fitted.pick(index).activate(block)
-    _need(picked[1, :, 0].isnan().all() and picked[0].isfinite().all(), f"{name}: an index of -1 must give NaN, and that alone")
+    alone = picked[1, :, 0].isnan().all() and _close(picked[0], own[0])
+    _need(alone, f"{name}: an index of -1 must give NaN, and that alone")
+
+
+def _explained() -> Explanation:
+    """What is explained of a detection by the planted axes."""
+    return Explanation(Axes(), torch.tensor([0, 1, 1]), torch.full((C,), 2.0, dtype=torch.float64))
 
 
 def check_localizer(localizer: types.Localizer) -> None:
     """Raises where a map has a wrong shape, is not repeatable, or depends on labels or on other samples."""
     name = _named(localizer, "score", calibrate_on=("tokens", "detected"))
-    explained = Explanation(Axes(), torch.tensor([0, 1, 1]), torch.full((C,), 2.0, dtype=torch.float64))
+    explained = _explained()
 
     def score(blocks: MadeUp) -> Tensor:
         mine = _fitted(localizer, MadeUp(), explained)
@@ -160,6 +171,98 @@ def check_localizer(localizer: types.Localizer) -> None:
 
     found = _same_everywhere(f"{name}.score", score, (sum(LENGTHS), C))
     _need(found.isfinite().all(), f"{name}.score gives a token a score that is not finite")
+
+
+class Strongest:
+    """The detector of the made-up score: the strongest token."""
+
+    calibrate_on = "tokens"
+
+    def pool(self, activations: Tensor, block: TokenEmbeddings) -> Tensor:
+        """[L, S, K]."""
+        return segment_max(activations, block.offsets)
+
+
+PLANTED = (4, 0, 5)
+"""The content token of the made-up sample that carries each concept."""
+
+
+class MadeUpModel:
+    """A backbone whose inputs can be opened: three blocks that add a bias to every token; the first and last positions are special."""
+
+    name, revision, modality, n_layers, width = "made-up", "1", "text", 3, WIDTH
+
+    def __init__(self) -> None:
+        self.identity: dict[str, Any] = {}
+        self.blocks = [torch.nn.Linear(WIDTH, WIDTH, device="meta").to_empty(device="cpu") for _ in range(3)]  # draws nothing
+        for block in self.blocks:
+            block.requires_grad_(False)
+            block.weight.copy_(torch.eye(WIDTH))
+            block.bias.copy_(0.1 * torch.eye(WIDTH)[-1])
+
+    def inputs(self, samples: Sequence[Sample]) -> Inputs:
+        """Noise, and at each concept's planted token three times its axis; the sample itself is not looked at."""
+        leaf = 0.1 * torch.randn(1, 9, WIDTH, generator=torch.Generator().manual_seed(2))
+        for c, token in enumerate(PLANTED):
+            leaf[0, token + 1, c] += 3.0
+        positions = torch.ones(1, 9, dtype=torch.bool)
+        positions[:, [0, -1]] = False
+        return Inputs({"leaf": leaf}, positions, torch.stack([torch.arange(7), torch.arange(1, 8)], 1))
+
+    def forward(self, inputs: Inputs, sites: Sequence[Site]) -> Embedded:
+        """The blocks' outputs."""
+        states, here = [], inputs.tensors["leaf"]
+        for block in self.blocks:
+            here = block(here)
+            states.append(here)
+        values = torch.stack([states[site.layer][inputs.positions] for site in sites])
+        offsets = torch.nn.functional.pad(inputs.positions.sum(1).cumsum(0), (1, 0))
+        return Embedded(values, offsets, inputs.regions, torch.zeros(len(sites), len(here), WIDTH))
+
+    def opened(self, inputs: Inputs) -> Opened:
+        """A removed token is zero."""
+        cells = torch.tensor([-1, *range(7), -1])
+        return Opened(inputs, "leaf", cells, 2, torch.zeros(1, 1, 1), self.blocks)
+
+
+def made_up_probe(directions: Tensor | None = None) -> SampleProbe:
+    """A sample of seven tokens; f_c is the strongest activation of concept c, or its cosine to directions [C, d]."""
+    model = MadeUpModel()
+    zero, one = torch.zeros(len(SITES), 1, WIDTH), torch.ones(len(SITES), 1, WIDTH)
+    function = Function(model, _explained(), Strongest(), Affine(zero, one), SITES, 4, 5)  # type: ignore[arg-type]
+    subject = Subject("sample-0", model.opened(model.inputs([])), {})
+    return SampleProbe(function, subject, function.kind_of(directions))
+
+
+def check_explainer(explainer: types.Explainer) -> None:
+    """Raises where an attribution has a wrong shape, is not repeatable, depends on what else is asked, or misses a planted token.
+
+    The planted token is the one that the concept's score is read from; where the explainer compares by directions of its own it is
+    not asked for: a cosine has no gradient along a token.
+    """
+    name = _named(explainer, "needs", "forwards", "explain", calibrate_on=("tokens", "detected"))
+    unknown = set(explainer.needs) - {"inputs", "gradients"}
+    _need(explainer.needs and not unknown, f"{name}.needs is {set(explainer.needs)}; allowed: inputs, gradients")
+    mine, concepts = _fitted(explainer, MadeUp(), _explained()), [2, 0]
+    directions = getattr(mine, "directions", None)
+    if directions is not None:
+        _shaped(f"{name}.directions", directions, (C, WIDTH))
+    probe = made_up_probe(directions)
+    price = mine.forwards(probe.tokens, len(concepts))
+    _need(isinstance(price, int) and price > 0, f"{name}.forwards is {price!r}; it must be a number of forward passes")
+    found = _once(f"{name}.explain", lambda: mine.explain(probe, concepts))
+    _shaped(f"{name}.explain", found, (probe.tokens, len(concepts)))
+    _need(found.dtype == torch.float32, f"{name}.explain gives {found.dtype}; it must be float32")
+    _need(found.isfinite().all() and not found.requires_grad, f"{name}.explain must give finite numbers without a graph")
+    _need(torch.equal(probe.leaf, made_up_probe().leaf), f"{name}.explain changes the sample that other explainers read too")
+    again = mine.explain(made_up_probe(directions), concepts)
+    _need(_close(found, again), f"{name}.explain gives other values each time; derive every random choice from probe.generator")
+    alone = mine.explain(made_up_probe(directions), concepts[1:])
+    _need(_close(found[:, 1:], alone), f"{name}.explain of a concept depends on the other concepts it is asked for")
+    places = [PLANTED[c] for c in concepts]
+    _need(
+        directions is not None or found.argmax(0).tolist() == places, f"{name} does not find the token its score is read from"
+    )
 
 
 def check_backbone(backbone: types.Backbone, samples: Sequence[Sample] = (), tolerance: float = 2e-3) -> None:
@@ -250,10 +353,11 @@ def check_scorer(scorer: types.Scorer, samples: Sequence[Sample] = ()) -> None:
 def check_metric(metric: types.Metric) -> None:
     """Raises where a metric leaves its range, counts what is unknown, misreads weights, or gives a number where there is none."""
     members = ("unit", "range", "chance", "higher_is_better", "version", "compute")
-    name = _named(metric, *members, kind=("detection", "localization"))
+    name = _named(metric, *members, kind=("detection", "localization", "insertion", "deletion"))
     g, blocks, tokens = torch.Generator().manual_seed(3), MadeUp(), metric.kind == "localization"
-    truth = blocks.truth if tokens else blocks.labels.to(torch.int8)
-    truth[:, -1] = truth[:, -1].clamp(max=0)
+    curves = metric.kind in ("insertion", "deletion")  # a sample was explained, or nothing is known of it
+    truth = blocks.truth if tokens else blocks.labels.to(torch.int8) * (2 if curves else 1) - int(curves)
+    truth[:, -1] = truth[:, -1].clamp(max=-int(curves))
     offsets = blocks.offsets if tokens else torch.arange(S + 1)
     scores = torch.rand(truth.shape, generator=g, dtype=torch.float64)
     weights = torch.randint(0, 4, (5, S), generator=g).float()
@@ -270,6 +374,8 @@ def check_metric(metric: types.Metric) -> None:
     _need(found.dtype == torch.float64, f"{name}.compute gives {found.dtype}; it must be float64")
     _need(found[:, -1].isnan().all(), f"{name} gives a concept without positives a value; it must be NaN, never 0 or -1")
     right, wrong = (compute(torch.where(truth == value, 0.9, 0.1).double())[:, 0] for value in (1, 0))
+    if curves and not metric.higher_is_better:
+        right, wrong = wrong, right
     every = torch.cat([found.flatten(), right, wrong])
     low, high = metric.range
     _need(not ((every < low - TOLERANCE) | (every > high + TOLERANCE)).any(), f"{name} leaves its range {metric.range}")
@@ -282,8 +388,9 @@ def check_metric(metric: types.Metric) -> None:
     copied = compute(scores, torch.ones(1, len(drawn)), drawn)
     _need(_close(found[:1], copied), f"{name}: weight 2 must be the sample twice, weight 0 the sample left out")
     _need(_close(found, compute(scores, weights.flip(1), range(S)[::-1])), f"{name} depends on the order of the samples")
-    hidden = compute(torch.where(truth < 0, 1 - scores, scores))
-    _need(_close(found, hidden), f"{name} counts items whose truth is unknown (-1)")
+    for other in (1 - scores, torch.full_like(scores, torch.nan)):
+        hidden = compute(torch.where(truth < 0, other, scores))
+        _need(_close(found, hidden), f"{name} counts items whose truth is unknown (-1)")
 
 
 def made_up_samples(count: int) -> list[Sample]:

@@ -248,7 +248,7 @@ class Units(Protocol):
 
     units: K names, the same at every layer. Never activated all at once on all tokens: K may be 65,536. An optional
     `select(cal, positives) -> Units` prunes on blind cal blocks, positives [C] being the in-concept cal tokens of each concept.
-    `sparse` as in `Concepts`.
+    `sparse` as in `Concepts`; an optional `note` says what the fit left out, for the result.
     """
 
     @property
@@ -264,7 +264,11 @@ class Units(Protocol):
 
 
 class ConceptMethod(Protocol):
-    """Fits units on train tokens only: one per concept (`Concepts`), or units that have no names yet (`Units`)."""
+    """Fits units on train tokens only: one per concept (`Concepts`), or units that have no names yet (`Units`).
+
+    An optional `check(backbone, sites)` raises, before anything is computed, where the method cannot work on a run.
+    An optional `needs_truth = False` says that it reads no token truth, and so fits a train split without annotated tokens.
+    """
 
     def fit(self, train: Blocks) -> Concepts | Units: ...
 
@@ -274,7 +278,8 @@ class Detector(Protocol):
 
     `calibrate_on = "tokens"`: the cutoff is a quantile of the in-concept calibration tokens' activations.
     `calibrate_on = "samples"`: of the pooled scores of the positive calibration samples.
-    An optional `fit(train, concepts)` returns the fitted detector; without it the detector is used as it is.
+    An optional `fit(train, concepts)` returns the fitted detector; without it the detector is used as it is. An optional
+    `needs_truth = True` says that this fit reads the truth of train tokens.
     """
 
     @property
@@ -408,7 +413,10 @@ class Explainer(Protocol):
         ...
 
     def explain(self, probe: Probe, concepts: Sequence[int]) -> Tensor:
-        """[T, len(concepts)] float32: the attribution of f_c to every token of the probe's sample, for the concepts asked for."""
+        """[T, len(concepts)] float32: the attribution of f_c to every token of the probe's sample.
+
+        Asked for are concepts whose score of the whole sample is a number; that of another may be NaN (it has no vector).
+        """
         ...
 
 

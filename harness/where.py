@@ -41,7 +41,9 @@ def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], p
             name = parts.method.name
             with progress(f"fitting the localizer of {name}", 0, ""):
                 inside = layers[name].clamp(0, len(group.sites) - 1)
-                jobs.append(_job(parts, decided[name], kept[name], g, inside, shared, tokens, bench))
+                job = _job(parts, decided[name], kept[name], g, inside, shared, tokens, bench)
+                few = None if job.pairs is None else (job.pairs[0] & there[name].cpu(), job.pairs[1] & there[name].cpu())
+                jobs.append(replace(job, pairs=few))
         for name, located in _located(jobs, tokens, bench, progress).items():
             found[name].append((there[name], located))
         if len(bench.plan.groups) > 1:
@@ -107,8 +109,9 @@ def _functions(jobs: Sequence[Job], tokens: Tokens, bench: Bench) -> dict[str, F
     made: dict[tuple[Any, ...], Function] = {}
     found = {}
     batch = bench.plan.groups[0].extraction.batch_size
+    detectors = {parts.method.name: parts.method.detector for parts in bench.parts}
     for job in jobs:
-        key = (id(job.explained.concepts), tuple(job.explained.layers.tolist()), id(type(job.detector)), repr(job.detector))
+        key = (id(job.explained.concepts), tuple(job.explained.layers.tolist()), detectors[job.name])
         if key not in made:
             affine = Affine(tokens.train.centre, tokens.train.scale)
             made[key] = Function(bench.backbone, job.explained, job.detector, affine, tokens.sites, batch, bench.spec.seed)

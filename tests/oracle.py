@@ -173,6 +173,33 @@ def detect(how: str, activations: dict[str, list[Array]], rows: dict[str, Rows],
     return Detection(cal, scores("test"), cutoffs, on_tokens, counts, scored, level, layer)
 
 
+def match(how: str, activations: list[Array], rows: Rows, seed: int) -> list[list[int | None]]:
+    """[L][C]: the unit whose best cal F1 over levels is best, from the activations [L, T, K] of each cal sample; one pair at a time."""
+    layers, _, units = activations[0].shape
+    found = []
+    for layer in range(layers):
+        pooled = [
+            [pool(how, a[layer, :, k], name, seed) for a, name in zip(activations, rows.ids, strict=True)] for k in range(units)
+        ]
+        row = []
+        for c in range(len(rows.labels[0])):
+            true = [int(labels[c]) for labels in rows.labels]
+            scores = []
+            for k in range(units):
+                inside = [
+                    float(x) for a, y in zip(activations, rows.truth, strict=True) for x in a[layer, y[:, c] == 1, k].tolist()
+                ]
+                if how != "superactivator":
+                    inside = [x for x, y in zip(pooled[k], true, strict=True) if y and x != -math.inf]
+                tried = [quantile(inside, level) for level in LEVELS]
+                counted = [None if cut is None else f1(*count([reaches(x, cut) for x in pooled[k]], true)) for cut in tried]
+                best = first_best(counted)
+                scores.append(None if best is None else counted[best])
+            row.append(first_best(scores))
+        found.append(row)
+    return found
+
+
 def unit(vector: Array) -> Array:
     """The vector over its length; cosine needs no more."""
     return vector / max(math.sqrt(float(vector @ vector)), 1e-300)

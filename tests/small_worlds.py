@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -43,20 +44,31 @@ METHODS = tuple(
         ("last", "linear", "direct", "tokens"),
         ("random", "linear", "superactivator:vector=global-mean", "tokens"),
         ("max", "linear", "", "summary"),
+        ("superactivator", "kmeans:k=5", "superactivator:vector=global-softmax", "tokens"),
+        ("max", "kmeans:k=5", "direct", "tokens"),
+        ("superactivator", "kmeans-linear:k=4", "direct", "tokens"),
+        ("max", "pca:k=3", "", "summary"),
     )
 )
+UNNAMED = ("kmeans:k=5", "kmeans-linear:k=4", "pca:k=3")
+COSINE = ("mean", "kmeans:k=5")
+"""Concept methods whose activation is a cosine; that of the others is a dot product."""
 DETECTION = tuple({(m.detector, m.concepts, m.fit_on): m for m in reversed(METHODS)}.values())[::-1]
 LOCALIZATION = tuple(m for m in METHODS if m.localizer)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a method saw and gave, per split and sample: normalised values [L, T, d], activations [L, T, C]; vectors [L, C, d]."""
+    """What a method saw and gave, per split and sample: normalised values [L, T, d], activations [L, T, C]; vectors [L, C, d].
+
+    units [L][C]: the names of the units that the loops match, where units had none.
+    """
 
     tokens: dict[str, list[np.ndarray[Any, Any]]]
     activations: dict[str, list[np.ndarray[Any, Any]]]
     vectors: np.ndarray[Any, Any]
     truth: dict[str, list[np.ndarray[Any, Any]]]
+    units: list[list[str | None]] | None = None
 
 
 class Measured:
@@ -84,35 +96,46 @@ class Measured:
         self.layers = [site.label for site in self.bench.sites]
 
     @functools.cache  # noqa: B019 - lives as long as the session
-    def seen(self, concepts: str, fit_on: str) -> Seen:
-        """The tokens and activations of a concept method, fitted again."""
+    def _fitted(self, concepts: str, fit_on: str) -> tuple[Any, Any]:
+        """(tokens, what a concept method fits on them), again."""
         parts = next(p for p in self.bench.parts if (p.method.concepts, p.method.fit_on) == (concepts, fit_on))
         group = self.bench.plan.groups[0]
         group.fill(self._progress)
         tokens = group.open(summaries=fit_on == "summary")
-        fitted = parts.concepts.fit(tokens.train)
-        values: dict[str, list[Any]] = {}
-        activations: dict[str, list[Any]] = {}
-        truth: dict[str, list[Any]] = {}
-        for split in (tokens.train, tokens.cal, tokens.test):
-            blocks = list(split.blind())
-            starts = [block.offsets.tolist() for block in blocks]
-            cut = [slice(a, b) for start in starts for a, b in pairwise(start)]
-            owner = [b for b, start in enumerate(starts) for _ in start[1:]]
-            given = [fitted.activate(block).numpy() for block in blocks]
-            values[split.name] = [blocks[b].values[:, part].numpy() for b, part in zip(owner, cut, strict=True)]
-            activations[split.name] = [given[b][:, part] for b, part in zip(owner, cut, strict=True)]
-            truth[split.name] = [part.numpy() for part in split.truth.split(split.offsets.diff().tolist())]
-        return Seen(values, activations, fitted.vectors.numpy(), truth)
+        return tokens, parts.concepts.fit(tokens.train)
+
+    @functools.cache  # noqa: B019 - as above
+    def seen(self, concepts: str, fit_on: str, detector: str = "") -> Seen:
+        """The tokens and activations of a concept method; units without names are matched by loops for the detector."""
+        tokens, fitted = self._fitted(concepts, fit_on)
+        units = None
+        if concepts in UNNAMED:
+            every = per_sample(tokens.cal, lambda block: fitted.activate(block, slice(None)))
+            index = oracle.match(detector, every, self.rows[fit_on]["cal"], SEED)
+            units = [[None if k is None else fitted.units[k] for k in row] for row in index]
+            fitted = fitted.pick(torch.tensor([[-1 if k is None else k for k in row] for row in index]))
+        splits = (tokens.train, tokens.cal, tokens.test)
+        values = {split.name: per_sample(split, lambda block: block.values) for split in splits}
+        activations = {split.name: per_sample(split, fitted.activate) for split in splits}
+        truth = {split.name: [part.numpy() for part in split.truth.split(split.offsets.diff().tolist())] for split in splits}
+        return Seen(values, activations, fitted.vectors.numpy(), truth, units)
 
     @functools.cache  # noqa: B019 - as above
     def detection(self, detector: str, concepts: str, fit_on: str) -> oracle.Detection:
         """By loops, from the activations."""
-        return oracle.detect(detector, self.seen(concepts, fit_on).activations, self.rows[fit_on], SEED)
+        return oracle.detect(detector, self.seen_by(detector, concepts, fit_on).activations, self.rows[fit_on], SEED)
+
+    def seen_by(self, detector: str, concepts: str, fit_on: str) -> Seen:
+        """What a detector saw: it matters which one only where units were matched for it."""
+        return self.seen(concepts, fit_on, detector if concepts in UNNAMED else "")
 
     def expected(self, method: Method) -> oracle.Detection:
         """By loops, for a method."""
         return self.detection(method.detector, method.concepts, method.fit_on)  # type: ignore[arg-type]
+
+    def of(self, method: Method) -> Seen:
+        """What a method saw."""
+        return self.seen_by(method.detector, method.concepts, method.fit_on)  # type: ignore[arg-type]
 
     def choices(self, method: Method) -> list[Choice]:
         """What the pipe chose, in the order of the concepts."""
@@ -129,6 +152,15 @@ class Measured:
         tensors, _ = read_tokens(folder_of(self.results[method.name]))
         lengths = tensors["offsets"].diff().tolist()
         return {key: [part.numpy() for part in tensors[key].split(lengths)] for key in ("map", "mask", "truth", "activations")}
+
+
+def per_sample(split: Any, of: Callable[[Any], torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+    """What a function gives for the tokens of each sample [L, T, ...], computed block by block as the pipe does."""
+    found = []
+    for block in split.blind():
+        whole = of(block).numpy()
+        found += [whole[:, start:end] for start, end in pairwise(block.offsets.tolist())]
+    return found
 
 
 def folder_of(result: Result) -> Path:

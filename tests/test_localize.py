@@ -21,7 +21,7 @@ every_map = pytest.mark.parametrize("method", LOCALIZATION, ids=lambda m: m.name
 @functools.cache
 def expected(world: Measured, method: Method, c: int) -> oracle.Map | None:
     """One concept's map by loops."""
-    seen, detection = world.seen(method.concepts or "", "tokens"), world.expected(method)
+    seen, detection = world.of(method), world.expected(method)
     kind = "direct" if method.localizer == "direct" else (method.localizer or "").partition("vector=")[2]
     given = {"activations": seen.activations, "tokens": seen.tokens, "vectors": seen.vectors}
     return oracle.localise(kind, c, detection, method.detector == "superactivator", given, world.rows["tokens"])
@@ -132,3 +132,30 @@ def test_the_levels_of_a_sample_calibrated_detector_are_all_tried(world: Measure
         choice = world.choices(method)[c]
         assert choice.map_cal_f1 == (None if wanted is None else pytest.approx(wanted.cal_f1, abs=1e-12))
         assert wanted is None or not math.isnan(wanted.cutoff or 0.0)
+
+
+def test_where_a_map_was_not_drawn_it_has_no_say_in_the_level() -> None:
+    """Attribution leaves NaN outside its pairs, and a search among sorted scores that meets one goes astray."""
+    from harness_superactivator.detector import SuperActivator
+    from harness_superactivator.localizers import SuperActivatorMap
+
+    from harness.localize import Explanation, Job, locate
+    from harness.numerics import segment_ids
+    from harness.testing import Axes, MadeUp
+
+    given: Any = MadeUp()
+    g = torch.Generator().manual_seed(0)
+    explained = Explanation(Axes(), torch.zeros(3, dtype=torch.long), torch.full((3,), 5.0, dtype=torch.float64))
+    detected, pairs = torch.ones(len(given.ids), 3, dtype=torch.bool), torch.zeros(len(given.ids), 3, dtype=torch.bool)
+    pairs[:2] = pairs[5:7] = True
+    job = Job("few", SuperActivatorMap(), explained, SuperActivator(), (detected, detected), None, (pairs, pairs))
+    there = pairs[segment_ids(given.offsets)]
+    scores = given.values[0, :, :3] + torch.rand(len(there), 3, generator=g)
+    drawn = scores.masked_fill(~there, torch.nan)
+    few, all_of_it = (locate(job, (maps, maps), (given, given), LEVELS) for maps in (drawn, scores))
+    for name in ("level", "cutoff", "cal_f1"):
+        torch.testing.assert_close(getattr(few, name), getattr(all_of_it, name), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(few.decisions[there], all_of_it.decisions[there])
+    assert not bool(few.decisions[~there].any())
+    assert bool((few.truth[~there] == -1).all())
+    assert bool((few.cal_f1[:2] > 0).all())

@@ -19,7 +19,7 @@ from harness.statistics import sample_weights
 from harness.types import Evaluation, Metric, Score
 
 DETECTION = ("f1", "precision", "recall", "average_precision", "auroc")
-LOCALIZATION = ("token_f1", "token_iou", "token_average_precision")
+LOCALIZATION = ("token_f1", "token_iou", "token_average_precision", "pointing_game")
 
 
 ORACLES: dict[str, Callable[..., float]] = {
@@ -129,6 +129,10 @@ def test_swapping_the_scores_turns_auroc_over_and_swapping_decisions_lowers_the_
 def test_every_metric_says_its_kind_unit_range_and_chance(every: dict[str, Metric]) -> None:
     assert {name for name, metric in every.items() if metric.kind == "detection"} == set(DETECTION)
     assert {name for name, metric in every.items() if metric.kind == "localization"} == set(LOCALIZATION)
+    assert {name: metric.higher_is_better for name, metric in every.items() if metric.kind in ("insertion", "deletion")} == {
+        "insertion_auc": True,
+        "deletion_auc": False,
+    }
     for metric in every.values():
         assert (metric.unit, metric.range, metric.version) == ("share", (0.0, 1.0), 1)
         assert metric.chance
@@ -144,6 +148,73 @@ def test_perfect_decisions_score_one_and_none_at_all_scores_zero_where_that_is_d
     for name in ("f1", "recall", "token_f1", "token_iou", "auroc"):
         assert every[name].compute(silent, ones(silent)).item() == 0.0, name
     assert every["precision"].compute(silent, ones(silent)).isnan()
+
+
+# --- maps that explain
+
+
+def hits(given: Evaluation, c: int) -> list[float | None]:
+    """By a loop over samples: 1 where the strongest annotated token, the first among equals, is in the concept; None without one."""
+    found: list[float | None] = []
+    for start, end in given.offsets.unfold(0, 2, 1).tolist():
+        known = [(float(given.scores[t, c]), int(given.truth[t, c])) for t in range(start, end) if given.truth[t, c] >= 0]
+        best = max((score for score, _ in known), default=0.0)
+        there = any(true for _, true in known)
+        found.append(float(next(true for score, true in known if score == best)) if there else None)
+    return found
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_pointing_game_counts_the_samples_whose_strongest_token_is_in_the_concept(
+    ties: bool, every: dict[str, Metric]
+) -> None:
+    lengths = [5, 0, 1, 9, 3, 0, 12, 4, 2, 7]
+    given = evaluation(lengths, seed=3, ties=ties, unknown=0.3)
+    weights = torch.cat([ones(given), sample_weights(len(lengths), 8, seed=2)])
+    got = every["pointing_game"].compute(given, weights)
+    for b, row in enumerate(weights.tolist()):
+        for c in range(3):
+            counted = [(weight, hit) for weight, hit in zip(row, hits(given, c), strict=True) if hit is not None and weight]
+            wanted = np.average([hit for _, hit in counted], weights=[w for w, _ in counted]) if counted else math.nan
+            assert got[b, c].item() == pytest.approx(wanted, abs=1e-12, nan_ok=True)
+
+
+def test_the_pointing_game_takes_the_first_of_equal_tokens_and_no_unknown_one(every: dict[str, Metric]) -> None:
+    def play(scores: list[float], truth: list[int]) -> float:
+        given = Evaluation(
+            torch.tensor(scores, dtype=torch.float64)[:, None],
+            torch.zeros(len(scores), 1, dtype=torch.bool),
+            torch.tensor(truth, dtype=torch.int8)[:, None],
+            torch.tensor([0, len(scores)]),
+            torch.ones(1, dtype=torch.bool),
+        )
+        return every["pointing_game"].compute(given, ones(given)).item()
+
+    assert play([2.0, 2.0, 1.0], [1, 0, 0]) == 1.0
+    assert play([2.0, 2.0, 1.0], [0, 1, 0]) == 0.0
+    assert play([9.0, 2.0, 1.0], [-1, 1, 0]) == 1.0
+    assert play([math.nan, 2.0, 1.0], [-1, 0, 1]) == 0.0
+    assert play([-math.inf, -math.inf, math.nan], [-1, 1, 0]) == 1.0
+    assert math.isnan(play([2.0, 1.0], [0, 0]))
+    assert math.isnan(play([2.0, 1.0], [-1, -1]))
+
+
+@pytest.mark.parametrize("name", ["insertion_auc", "deletion_auc"])
+def test_the_area_of_a_concept_is_the_weighted_mean_of_its_explained_samples(name: str, every: dict[str, Metric]) -> None:
+    given = evaluation([1] * 20, seed=4, concepts=4, unknown=0.5)
+    truth = torch.where(given.truth == 1, 1, -1).to(torch.int8)
+    truth[:, 3] = -1
+    areas = torch.where(truth == 1, given.scores.sigmoid(), torch.nan)
+    given = Evaluation(areas, truth == 1, truth, given.offsets, (truth == 1).any(0))
+    weights = sample_weights(20, 6, seed=0)
+    got = every[name].compute(given, weights)
+    for b in range(6):
+        for c in range(3):
+            there = truth[:, c] == 1
+            heavy = weights[b, there].double().numpy()
+            wanted = heavy @ areas[there, c].numpy() / heavy.sum() if heavy.any() else math.nan
+            assert got[b, c].item() == pytest.approx(wanted, abs=1e-12, nan_ok=True)
+    assert bool(got[:, 3].isnan().all())
 
 
 # --- tokens, binned

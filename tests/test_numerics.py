@@ -53,6 +53,7 @@ REDUCTIONS = {
     "segment_sum": (math.fsum, 0.0, 1e-12),
     "segment_mean": (lambda x: math.fsum(x) / len(x), -math.inf, 1e-6),
     "segment_last": (lambda x: x[-1], -math.inf, 0.0),
+    "segment_logsumexp": (lambda x: math.log(math.fsum(math.exp(v - max(x)) for v in x)) + max(x), -math.inf, 1e-6),
 }
 each = pytest.mark.parametrize("name", REDUCTIONS)
 
@@ -101,6 +102,38 @@ def test_a_picked_item_is_the_one_at_its_place(lengths: list[int], start: int, s
     for s, n in enumerate(lengths):
         wanted = values[:, ends[s] + place[s]] if n else torch.full_like(got[:, s], -torch.inf)
         assert torch.equal(got[:, s], wanted)
+
+
+@quick
+@given(lengths=lengths_of, start=st.integers(0, 9), top=st.integers(1, 7), seed=seeds)
+def test_the_mean_of_the_strongest_is_that_of_the_sorted_loop_and_of_all_where_there_are_fewer(
+    lengths: list[int], start: int, top: int, seed: int
+) -> None:
+    values = tokens(lengths, seed).round()  # ties
+    got = numerics.segment_top_mean(values, offsets_of(lengths, start), top)
+    wanted = by_loop(values, lengths, lambda x: math.fsum(sorted(x)[-top:]) / min(top, len(x)), -math.inf)
+    np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_the_strongest_of_no_segment_and_of_no_token_are_fine() -> None:
+    assert numerics.segment_top_mean(torch.zeros(2, 0, 3), torch.tensor([0]), 2).shape == (2, 0, 3)
+    assert (numerics.segment_top_mean(torch.zeros(2, 0, 3), torch.tensor([4, 4, 4]), 2) == -torch.inf).all()
+
+
+@pytest.mark.parametrize("reduce", [lambda v, o: numerics.segment_top_mean(v, o, 2), numerics.segment_logsumexp])
+def test_a_nan_column_stays_alone_and_large_values_do_not_overflow(reduce: Any) -> None:
+    values = torch.tensor([[1e4, 0.0], [1e4, torch.nan], [-1e4, 2.0]])[None]
+    got = reduce(values, torch.tensor([0, 2, 3]))[0]
+    torch.testing.assert_close(got[:, 0], torch.tensor([1e4, -1e4]), rtol=1e-4, atol=0.0)
+    assert got[0, 1].isnan()
+    assert got[1, 1] == 2.0
+
+
+def test_the_gradient_of_logsumexp_is_the_softmax() -> None:
+    values = tokens([3, 0, 2], 1).requires_grad_()
+    numerics.segment_logsumexp(values, offsets_of([3, 0, 2]))[:, [0, 2]].sum().backward()
+    wanted = torch.cat([part.softmax(1) for part in values.detach().split([3, 2], 1)], 1)
+    torch.testing.assert_close(values.grad, wanted)
 
 
 @each

@@ -18,7 +18,7 @@ import ragged_world
 import torch
 from conftest import quiet
 from sklearn.metrics import average_precision_score, f1_score, precision_score, recall_score, roc_auc_score
-from small_worlds import DETECTION, METHODS, Measured
+from small_worlds import COSINE, DETECTION, METHODS, UNNAMED, Measured
 
 from harness import pipeline
 from harness.errors import HarnessError
@@ -74,6 +74,21 @@ def test_every_sample_has_the_score_decision_and_label_by_hand(world: Measured, 
                     assert row["layer"] == world.layers[expected.layer[c]]
                     assert row["score"] == (score if np.isfinite(score) else None)
     assert next(at, None) is None
+
+
+@every_detection
+def test_every_unit_without_a_name_is_matched_as_by_hand_and_the_result_names_it(world: Measured, method: Method) -> None:
+    choices, units = world.choices(method), world.of(method).units
+    if method.concepts not in UNNAMED:
+        assert units is None
+        assert all(choice.unit is None for choice in choices)
+        return
+    assert units is not None
+    for c, choice in enumerate(choices):
+        assert choice.unit == (None if choice.layer is None else units[world.layers.index(choice.layer)][c])
+    rows = {(row["layer"], row["concept"]): row for row in world.table(method, "match")}
+    for layer, row in zip(world.layers, units, strict=True):
+        assert [rows[layer, concept]["unit"] for concept in world.concepts] == row
 
 
 def scikit(true: np.ndarray[Any, Any], scores: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> dict[str, float | None]:
@@ -132,14 +147,14 @@ def test_macro_is_the_plain_mean_and_weighted_the_mean_by_test_positives(world: 
 @every_detection
 def test_from_raw_values_to_decisions_float64_throughout_differs_only_at_the_cutoff(world: Measured, method: Method) -> None:
     """Nothing but the fitted vectors is taken from the pipe: normalisation, activations and all that follows are made again."""
-    rows, seen = world.rows[method.fit_on], world.seen(method.concepts or "", method.fit_on)
+    rows, seen = world.rows[method.fit_on], world.of(method)
     vectors = seen.vectors.astype(np.float64)
     activations = {}
     for split in ("cal", "test"):
         activations[split] = [
             np.einsum("ltd,lcd->ltc", e, vectors) for e in oracle.normalise("train", rows["train"], rows[split])
         ]
-        if method.concepts == "mean":
+        if method.concepts in COSINE:
             for a, e in zip(activations[split], oracle.normalise("train", rows["train"], rows[split]), strict=True):
                 a /= np.linalg.norm(e, axis=-1)[..., None] * np.linalg.norm(vectors, axis=-1)[:, None]
     exact = oracle.detect(method.detector or "", activations, rows, world.spec.seed)

@@ -38,6 +38,7 @@ from harness.testing import (
     check_concept_method,
     check_dataset,
     check_detector,
+    check_explainer,
     check_localizer,
     check_metric,
     check_scorer,
@@ -74,7 +75,8 @@ def fault(check: Callable[..., None], sentence: str, *given: Any, **options: Any
 
 @pytest.mark.parametrize(("kind", "reference"), PARTS, ids=[f"{kind}-{name}" for kind, name in PARTS])
 def test_every_bundled_part_passes_the_check_of_its_kind(kind: str, reference: str):
-    CHECKS[kind](BUNDLED.create(kind, reference))
+    part = BUNDLED.create(kind, reference)
+    (check_explainer if hasattr(part, "needs") else CHECKS[kind])(part)
 
 
 def test_every_kind_of_part_has_a_check():
@@ -402,6 +404,64 @@ def test_a_localizer_calibrated_on_samples_is_caught():
     )
 
 
+# Explainers
+
+
+class LeaveOneOut:
+    """The score lost without a token."""
+
+    needs, calibrate_on = frozenset({"inputs"}), "detected"
+
+    def forwards(self, tokens: int, concepts: int) -> int:
+        return tokens + 1
+
+    def explain(self, probe: Any, concepts: Sequence[int]) -> torch.Tensor:
+        keep = ~torch.eye(probe.tokens, dtype=torch.bool)
+        whole = probe.masked(torch.ones(1, probe.tokens, dtype=torch.bool))
+        return (whole - probe.masked(keep))[:, list(concepts)].float()
+
+
+def explainer(change: Callable[..., torch.Tensor] = lambda found, probe, concepts: found, **members: Any) -> Any:
+    def explain(self: Any, probe: Any, concepts: Sequence[int]) -> torch.Tensor:
+        return change(LeaveOneOut().explain(probe, concepts), probe, concepts)
+
+    return type("Faulty", (LeaveOneOut,), {"explain": explain, **members})()
+
+
+def test_leaving_tokens_out_passes():
+    check_explainer(LeaveOneOut())
+
+
+@pytest.mark.parametrize(
+    ("change", "members", "sentence"),
+    [
+        (lambda a, p, c: a.T, {}, r"explain has shape \[2, 7\]; it must be \[7, 2\]"),
+        (lambda a, p, c: a.double(), {}, "torch.float64; it must be float32"),
+        (lambda a, p, c: a / 0, {}, "finite numbers without a graph"),
+        (lambda a, p, c: a + 0 * p.f(p.leaf[None].clone().requires_grad_()).sum(), {}, "without a graph"),
+        (lambda a, p, c: a + 0.01 * torch.rand(a.shape), {}, "draws from a global random generator"),
+        (lambda a, p, c: a + torch.rand(a.shape, generator=Once.generator), {}, "other values each time"),
+        (lambda a, p, c: a - a.mean(1, keepdim=True), {}, "depends on the other concepts"),
+        (lambda a, p, c: -a, {}, "does not find the token"),
+        (lambda a, p, c: a + 0 * p.leaf.zero_().sum(), {}, "changes the sample"),
+        (lambda a, p, c: a, {"needs": frozenset({"weights"})}, "needs is {'weights'}; allowed: inputs, gradients"),
+        (lambda a, p, c: a, {"needs": frozenset()}, "needs is"),
+        (lambda a, p, c: a, {"forwards": lambda self, t, c: 0}, "forwards is 0; it must be a number of forward passes"),
+        (lambda a, p, c: a, {"calibrate_on": "samples"}, "calibrate_on is 'samples'; allowed: tokens, detected"),
+        (lambda a, p, c: a, {"directions": torch.ones(2, 8)}, r"directions has shape \[2, 8\]; it must be \[3, 8\]"),
+        (lambda a, p, c: a, {"fit": lambda self, train, explained: None}, "returns nothing"),
+    ],
+)
+def test_a_faulty_explainer_is_caught_and_the_sentence_says_why(change: Any, members: dict[str, Any], sentence: str):
+    fault(check_explainer, sentence, explainer(change, **members))
+
+
+class Once:
+    """Luck that no call repeats."""
+
+    generator = torch.Generator().manual_seed(0)
+
+
 # Scorers
 
 
@@ -491,7 +551,7 @@ def test_a_share_of_detections_passes_on_samples_and_on_tokens():
         (lambda good, e, w: good.compute(e, w) + 0 * torch.rand(()), {}, "global random generator"),
         (lambda good, e, w: 1 - good.compute(e, w), {}, "is higher_is_better right"),
         (GoodShare.compute, {"higher_is_better": False}, "is higher_is_better right"),
-        (GoodShare.compute, {"kind": "tokens"}, "kind is 'tokens'; allowed: detection, localization"),
+        (GoodShare.compute, {"kind": "tokens"}, "kind is 'tokens'; allowed: detection, localization, insertion, deletion"),
         (
             lambda good, e, w: good.compute(replace(e, truth=e.truth.clamp(min=0)), w),
             {"kind": "localization"},

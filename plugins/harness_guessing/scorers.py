@@ -41,3 +41,13 @@ class AlwaysYes:
     def score(self, samples: Sequence[Sample], concepts: Sequence[str]) -> np.ndarray[Any, Any]:
         """[S, C] float64."""
         return np.ones((len(samples), len(concepts)))
+
+
+class AlwaysNo:
+    """0 for everything: its F1 is 0, and what accuracy it has is the prevalence of the negatives."""
+
+    calibrate_on = "fixed"
+
+    def score(self, samples: Sequence[Sample], concepts: Sequence[str]) -> np.ndarray[Any, Any]:
+        """[S, C] float64."""
+        return np.zeros((len(samples), len(concepts)))

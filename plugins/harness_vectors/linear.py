@@ -5,17 +5,21 @@ logistic  L-BFGS to convergence on a balanced token sample, L2 penalty as scikit
 adam      the paper's recipe (section 3, linsep): bias-free, BCE, Adam, StepLR, early stop on train
 The authors undersample without a seed and give a concept without both classes a random vector; here the seed is the run's, and
 such a concept gets no vector (NaN), which the result says.
+
+supervision=samples replaces the truth of every token by the label of its sample, for any estimator: no token annotation is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.api import Blocks, unknown
+from harness.api import Blocks, TokenEmbeddings, unknown
+from harness_vectors.covariance import Covariance, fisher
 from harness_vectors.directions import Directions
 from harness_vectors.mean import ClassSums
 
@@ -24,6 +28,7 @@ from harness_vectors.mean import ClassSums
 class Linear:
     """A linear separator per concept and layer.
 
+    supervision: tokens, or samples: every token of a positive sample counts as in the concept, every other token as outside.
     shrinkage: lda; share of the mean variance added to the diagonal. c: logistic; inverse L2 strength, as in scikit-learn.
     epochs: adam; at most so many. max_rows: logistic and adam; tokens held in memory at most, shared by the concepts, beyond which
     the balanced sample of a concept is cut (the paper takes all, which is what happens below the limit).
@@ -34,37 +39,54 @@ class Linear:
     c: float = 1.0
     epochs: int = 1000
     max_rows: int = 200_000
+    supervision: str = "tokens"
 
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise unknown("estimator", self.estimator, ESTIMATORS, "concept method 'linear'")
+        if self.supervision not in SUPERVISIONS:
+            raise unknown("supervision", self.supervision, SUPERVISIONS, "concept method 'linear'")
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether train must have annotated tokens."""
+        return self.supervision == "tokens"
 
     def fit(self, train: Blocks) -> Directions:
         """[L, C, d] weights by the named estimator."""
-        return Directions(ESTIMATORS[self.estimator](self, train).float(), cosine=False)
+        seen = train if self.needs_truth else BySample(train)
+        return Directions(ESTIMATORS[self.estimator](self, seen).float(), cosine=False)
+
+
+SUPERVISIONS = ("tokens", "samples")
+
+
+class BySample:
+    """`Blocks` in which a token's truth is the label of its sample, annotated or not."""
+
+    def __init__(self, train: Blocks) -> None:
+        self._train = train
+        self.truth = train.labels.repeat_interleave(train.offsets.diff(), dim=0).to(torch.int8)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._train, name)
+
+    def __iter__(self) -> Iterator[TokenEmbeddings]:
+        start = 0
+        for block in self._train:
+            end = start + block.values.shape[1]
+            yield replace(block, truth=self.truth[start:end])
+            start = end
 
 
 def lda(options: Linear, train: Blocks) -> Tensor:
-    """w = (S + shrinkage * tr(S)/d * I)^-1 (mean of positives - mean of negatives), S the covariance of all train tokens.
-
-    With the total covariance the direction is Fisher's: it differs from the within-class one by a factor (Sherman-Morrison),
-    so one Gram matrix serves every concept.
-    """
-    layers, width, device = len(train.sites), train.width, train.truth.device
-    gram = torch.zeros(layers, width, width, dtype=torch.float64, device=device)
-    total = torch.zeros(layers, width, dtype=torch.float64, device=device)
+    """w = (S + shrinkage * tr(S)/d * I)^-1 (mean of positives - mean of negatives), S the covariance of all train tokens."""
+    covariance = Covariance(train)
     classes = (ClassSums(train, 1), ClassSums(train, 0))
     for block in train:
-        gram += torch.matmul(block.values.transpose(1, 2), block.values)
-        total += block.values.sum(1, dtype=torch.float64)
-        for sums in classes:
+        for sums in (covariance, *classes):
             sums.add(block)
-    mean = total / len(train.truth)
-    covariance = gram / len(train.truth) - mean[:, :, None] * mean[:, None, :]
-    ridge = options.shrinkage * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    eye = torch.eye(width, dtype=torch.float64, device=device)
-    gap = classes[0].mean() - classes[1].mean()
-    return torch.linalg.solve(covariance + ridge[:, None, None] * eye, gap.transpose(1, 2)).transpose(1, 2)
+    return fisher(covariance.matrix(), classes[0].mean() - classes[1].mean(), options.shrinkage)
 
 
 def balanced(train: Blocks, max_rows: int) -> list[tuple[Tensor, Tensor]]:
@@ -80,9 +102,8 @@ def balanced(train: Blocks, max_rows: int) -> list[tuple[Tensor, Tensor]]:
     return drawn
 
 
-def balanced_samples(train: Blocks, max_rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per concept (tokens [L, N, d], labels [N] float), from one pass over train for all concepts."""
-    drawn = balanced(train, max_rows)
+def gathered(train: Blocks, drawn: Sequence[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per drawn (positive, negative) places: tokens [L, N, d], positives first, and labels [N] float; from one pass over train."""
     index = torch.unique(torch.cat([places for pair in drawn for places in pair])).to(train.truth.device)
     rows = train.rows(index)
     for positive, negative in drawn:
@@ -94,7 +115,7 @@ def balanced_samples(train: Blocks, max_rows: int) -> Iterator[tuple[Tensor, Ten
 def logistic(options: Linear, train: Blocks) -> Tensor:
     """The minimum of C * sum log-loss + |w|^2 / 2 on the balanced sample, with an intercept that scoring leaves out."""
     fitted = []
-    for tokens, labels in balanced_samples(train, options.max_rows):
+    for tokens, labels in gathered(train, balanced(train, options.max_rows)):
         weight = tokens.new_zeros(tokens.shape[0], tokens.shape[2] + 1)
         if len(labels) == 0:
             fitted.append(weight[:, 1:] + torch.nan)
@@ -130,7 +151,7 @@ def adam(options: Linear, train: Blocks) -> Tensor:
     A layer stops once its train F1 at 0.5 reaches 0.99, or after 20 epochs in which the train loss did not better the best by 1e-3.
     """
     fitted = []
-    for c, (tokens, labels) in enumerate(balanced_samples(train, options.max_rows)):
+    for c, (tokens, labels) in enumerate(gathered(train, balanced(train, options.max_rows))):
         generator = torch.Generator().manual_seed(train.seed * 1_000_003 + 500_009 + c)
         if len(labels) == 0:
             fitted.append(tokens.new_full((tokens.shape[0], tokens.shape[2]), torch.nan))
