@@ -1,4 +1,5 @@
-"""The bundled metrics: F1, precision, recall, average precision, AUROC for detection; token F1, IoU, average precision for masks."""
+"""The bundled metrics: F1, precision, recall, average precision, AUROC for detection; token F1, IoU, average precision and the pointing
+game for masks and maps; insertion and deletion for what was explained."""
 
 from collections.abc import Iterable
 
@@ -7,7 +8,7 @@ from harness.api import Entry, hookimpl
 
 @hookimpl
 def harness_register_metrics() -> Iterable[Entry]:
-    """Five for detection, three for localization."""
+    """Five for detection, four for localization, one each for the two curves of an explained sample."""
     return [
         Entry("f1", "harness_metrics.counted:F1", "2TP / (2TP + FP + FN) over samples"),
         Entry("precision", "harness_metrics.counted:Precision", "TP / (TP + FP) over samples"),
@@ -23,4 +24,13 @@ def harness_register_metrics() -> Iterable[Entry]:
         Entry(
             "token_average_precision", "harness_metrics.ranked:TokenAveragePrecision", "average precision over annotated tokens"
         ),
+        Entry(
+            "pointing_game",
+            "harness_metrics.explained:PointingGame",
+            "share of samples whose strongest token is in the concept",
+        ),
+        Entry(
+            "insertion_auc", "harness_metrics.explained:InsertionAuc", "area under f_c as tokens are inserted, strongest first"
+        ),
+        Entry("deletion_auc", "harness_metrics.explained:DeletionAuc", "area under f_c as tokens are deleted, strongest first"),
     ]
