@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness_vectors.directions import Directions
-from harness_vectors.linear import ESTIMATORS, Linear, balanced_samples
+from harness_vectors.linear import ESTIMATORS, Linear, balanced, gathered
 from pairs import Benchmark, Case, Found, Gate, Row, Sides, found, main
 from planted import Size, Splits, detect, plant, splits
 from sklearn.exceptions import ConvergenceWarning
@@ -36,7 +36,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
 def scikit_learn(make: Callable[[], Any], world: Splits) -> Directions:
     """One classifier per concept on its balanced sample; the weights without the intercept, as the project scores."""
     weights = []
-    for tokens, labels in balanced_samples(world.train, MAX_ROWS):
+    for tokens, labels in gathered(world.train, balanced(world.train, MAX_ROWS)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             fitted = make().fit(tokens[0].numpy(), labels.numpy())

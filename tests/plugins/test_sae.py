@@ -34,7 +34,7 @@ from harness.cli import main
 from harness.registry import load
 from harness.testing import SITES, MadeUp, check_concept_method
 
-DATA = Path(__file__).parent / "data" / "sae"
+DATA = Path(__file__).parent / "tiny_saes"
 KINDS = sorted(path.parent.name for path in DATA.glob("*/cfg.json"))
 G = torch.Generator().manual_seed
 
@@ -658,8 +658,7 @@ own = SaeUnits(Dictionary("wide", Site(22), encoder), Raw(0, torch.zeros(1024), 
 block = TokenEmbeddings(values, torch.tensor([0, 8192]), ("0",), (Site(22),))
 encoder(values[0, :8], slice(0, 1))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-chosen = own.select([block], torch.tensor([4, 400]))
-chosen.activate(block, slice(0, 1000))
+own.activate(block, slice(0, 1000))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=1200)
