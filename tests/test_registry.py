@@ -358,7 +358,8 @@ def test_an_unknown_name_gets_the_nearest_match_the_list_and_where_to_look():
     with pytest.raises(HarnessError) as caught:
         load().target("concept_methods", "liner")
     assert one_line(caught.value) == (
-        "unknown concept method 'liner'; did you mean linear?; there are: linear, mean; see `harness list concept-methods`"
+        "unknown concept method 'liner'; did you mean linear or kmeans-linear?; there are: ica, kmeans, kmeans-linear, lat, "
+        "linear, mean, nmf, pca, sae, zero-shot; see `harness list concept-methods`"
     )
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from harness_guessing.scorers import AlwaysNo, AlwaysYes, Coin
 
-from harness.api import Sample
+from harness.api import Result, Sample
 from harness.testing import check_scorer
-from harness.types import Result
 
 
 @pytest.mark.parametrize("scorer", [Coin(), AlwaysYes(), AlwaysNo()], ids=lambda scorer: type(scorer).__name__)

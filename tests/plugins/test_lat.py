@@ -15,10 +15,9 @@ from harness_vectors.linear import BySample, Linear, balanced, gathered
 from sklearn.decomposition import TruncatedSVD
 
 from harness import pipeline
-from harness.api import HarnessError
+from harness.api import HarnessError, Method, Result, RunSpec
 from harness.registry import Registry
 from harness.testing import MadeUp, check_concept_method
-from harness.types import Method, Result, RunSpec
 
 
 def planted(n: int, width: int, strength: float, seed: int = 0) -> torch.Tensor:

@@ -18,10 +18,9 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from harness.api import HarnessError, Site, TokenEmbeddings, segment_max, segment_mean
+from harness.api import HarnessError, Result, Site, TokenEmbeddings, segment_max, segment_mean
 from harness.registry import Registry
 from harness.testing import Axes, MadeUp, check_detector
-from harness.types import Result
 
 LENGTHS = (3, 0, 1, 7, 2)
 

@@ -26,10 +26,9 @@ from sklearn.decomposition import NMF, PCA, FastICA
 from torch import Tensor
 
 from harness import pipeline
-from harness.api import HarnessError, Method, RunSpec, Site, TokenEmbeddings, Units
+from harness.api import HarnessError, Method, Result, RunSpec, Site, TokenEmbeddings, Units
 from harness.registry import Registry
 from harness.testing import check_concept_method
-from harness.types import Result
 
 Methods = KMeans | KMeansLinear | Pca | Ica | Nmf
 EVERY = (KMeans(), KMeans(k=3), KMeansLinear(), KMeansLinear(k=2), Pca(), Pca(k=2), Ica(), Ica(k=3), Nmf(), Nmf(k=3))
