@@ -658,7 +658,7 @@ def test_a_second_run_reads_the_cache(harness: Callable[..., Said], monkeypatch:
         ("run --task toy --backbone toi", "unknown backbone 'toi'; did you mean toy?"),
         ("run --task toy --method superactivater", "unknown method 'superactivater'; did you mean superactivator"),
         ("run --task toy --method detecton", "unknown method 'detecton'; did you mean detection"),
-        ("run --task toy --concept-method liner", "unknown concept method 'liner'; did you mean linear?"),
+        ("run --task toy --concept-method liner", "unknown concept method 'liner'; did you mean linear or kmeans-linear?"),
         ("run --task toy --detector maks", "unknown detector 'maks'; did you mean max"),
         ("run --task toy --localizer dirct", "unknown localizer 'dirct'; did you mean direct"),
         ("run --task toy --concept-method linear:estimater=adam", "unknown option 'estimater' in concept method 'linear'; did"),

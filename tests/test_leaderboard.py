@@ -104,7 +104,8 @@ def test_other_content_and_limited_runs_have_tables_of_their_own(tmp_path: Path,
     put(tmp_path / "results", "a", 0.5)
     put(tmp_path / "results", "a", 0.9, **change)
     readme, _ = pages(tmp_path / "results", tmp_path / "board")
-    headings = [line for line in readme.splitlines() if line.startswith("### ")]
+    detection = readme.split("## Detection\n")[1].split("\n## ")[0]
+    headings = [line for line in detection.splitlines() if line.startswith("### ")]
     assert len(headings) == 2
     if "limit" in change:
         assert headings == ["### toy · toy", "### toy · toy (limited to 20 samples per split)"]
