@@ -51,9 +51,9 @@ class Pca:
 
 @dataclass(frozen=True)
 class Ica:
-    """k independent components (scikit-learn's FastICA, logcosh) of a whitened seeded sample; two units each, `0+` and `0-`, as for `pca`.
+    """k independent components (scikit-learn's FastICA, logcosh) of a seeded sample, whitened to its first k principal components.
 
-    k: at most the width. iterations: at most so many. max_rows: tokens of the sample, the same at every layer.
+    Two units each, `0+` and `0-`, as for `pca`. k: at most the width. iterations: at most so many. max_rows: tokens of the sample, the same at every layer.
     """
 
     needs_truth: ClassVar[bool] = False
@@ -118,7 +118,7 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True)
 class Layers:
-    """vectors [L, K, d] float32, NaN where a layer gave fewer, and every layer's iterations; tokens: how many of how many were used."""
+    """vectors [L, K, d] float32, NaN where a layer gave fewer, and every layer's iterations; tokens: used, of how many."""
 
     vectors: Tensor
     steps: tuple[int, ...]
