@@ -53,7 +53,8 @@ class Pca:
 class Ica:
     """k independent components (scikit-learn's FastICA, logcosh) of a seeded sample, whitened to its first k principal components.
 
-    Two units each, `0+` and `0-`, as for `pca`. k: at most the width. iterations: at most so many. max_rows: tokens of the sample, the same at every layer.
+    Two units each, `0+` and `0-`, as for `pca`. k: at most the width. iterations: at most so many. max_rows: tokens of the
+    sample, the same at every layer.
     """
 
     needs_truth: ClassVar[bool] = False
