@@ -48,9 +48,13 @@ METHODS = tuple(
         ("max", "kmeans:k=5", "direct", "tokens"),
         ("superactivator", "kmeans-linear:k=4", "direct", "tokens"),
         ("max", "pca:k=3", "", "summary"),
+        ("superactivator", "lat", "superactivator:vector=global-mean", "tokens"),
+        ("max", "ica:k=3", "direct", "tokens"),
+        ("superactivator", "nmf:k=3", "direct", "tokens"),
+        ("max", "linear:supervision=samples", "direct", "tokens"),
     )
 )
-UNNAMED = ("kmeans:k=5", "kmeans-linear:k=4", "pca:k=3")
+UNNAMED = ("kmeans:k=5", "kmeans-linear:k=4", "pca:k=3", "ica:k=3", "nmf:k=3")
 COSINE = ("mean", "kmeans:k=5")
 """Concept methods whose activation is a cosine; that of the others is a dot product."""
 DETECTION = tuple({(m.detector, m.concepts, m.fit_on): m for m in reversed(METHODS)}.values())[::-1]
