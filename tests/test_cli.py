@@ -775,7 +775,12 @@ def test_a_real_interrupt_ends_with_130_and_no_traceback(tmp_path: Path):
         "    @cli.command()\n    def nap():\n        '''Sleeps.'''\n        print('asleep', flush=True)\n        time.sleep(60)\n"
     )
     command = [sys.executable, "-c", "from harness.cli import main; main()", "-p", "my_cli_sleep.py", "nap"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+
+    def heed() -> None:  # a shell's background job ignores the signal, and so would its children
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=tmp_path, preexec_fn=heed) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asleep\n"
         process.send_signal(signal.SIGINT)
