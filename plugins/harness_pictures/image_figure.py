@@ -1,4 +1,7 @@
-"""Images: each beside its heat map, super-activators outlined as one shape, a dot in every patch in the concept."""
+"""Images: each beside its heat map, a dot in every patch in the concept.
+
+Super-activators are outlined as one shape, with thin lines between its patches: a hole in it has none.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ def _pair(sheet: Sheet, panel: Panel, image: Seen, x: float, y: float) -> None:
     left = x + SIDE + GAP
     _show(sheet, heat(panel, image), left, y, image.height * scale)
     boxes = image.boxes * scale + np.array([left, y, left, y])
-    _outline(sheet, outline(boxes[panel.super_activators]))
+    above = boxes[panel.super_activators]
+    sheet.boxes(above.tolist(), edgecolors=(1.0, 1.0, 1.0, 0.55), linewidths=0.4)  # so that a hole is not taken for an island
+    _outline(sheet, outline(above))
     inside = boxes[panel.truth == 1]
     if len(inside):
         width = float((inside[:, 2:] - inside[:, :2]).min())

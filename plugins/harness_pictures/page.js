@@ -3,7 +3,11 @@
 for (const panel of document.querySelectorAll("section")) {
   const tokens = [...panel.querySelectorAll(".t")], said = panel.querySelector("output");
   let now = tokens.find(token => token.getAttribute("tabindex") === "0");
-  const tell = token => { said.textContent = token.querySelector("title")?.textContent ?? token.title; };
+  const ring = panel.querySelector(".at");
+  const tell = token => {
+    said.textContent = token.querySelector("title")?.textContent ?? token.title;
+    if (ring) for (const side of ["x", "y", "width", "height"]) ring.setAttribute(side, token.getAttribute(side));
+  };
   const go = token => {
     if (!token) return;
     now.setAttribute("tabindex", "-1");

@@ -24,8 +24,8 @@ def show(panels: Sequence[Panel]) -> None:
         click.echo(f"{panel.name} · {panel.heading}\n{panel.counts}")
         console.print(shaded(panel, plain), soft_wrap=plain)
         click.echo()
-    outlined = "[ ]" if plain else "bold and underlined"
-    click.echo(f"{outlined}: super-activators, at or above the cutoff; ‹ ›: in the concept (ground truth)")
+    signs = "[ ]" if plain else "grey to orange: from the zero of the scale to the cutoff; bold and underlined"
+    click.echo(f"{signs}: super-activators, at or above the cutoff; ‹ ›: in the concept (ground truth)")
 
 
 def shaded(panel: Panel, plain: bool) -> Text:
