@@ -244,7 +244,8 @@ def heat(cells: Cells) -> Figure:
     names = [words(name, 32) for name in cells.rows]
     height = sum(name.count("\n") + 1 for name in names) * ROW
     left = max(len(part) for name in names for part in name.split("\n")) * 0.075
-    figure = blank(max(COLUMN, min(PAGE, left + 0.42 * columns + 1.3)), height + 0.75 + (0.2 if cells.title else 0))
+    tall = max(height + 0.75, 0.075 * len(cells.bar) + 0.1)  # the words along the colour bar
+    figure = blank(max(COLUMN, min(PAGE, left + 0.42 * columns + 1.3)), tall + (0.2 if cells.title else 0))
     axes = figure.subplots()
     counts = cells.form == "{:g}"  # of which a zero is left blank
     shown = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", vmin=0, vmax=cells.top, aspect="auto")
@@ -286,7 +287,7 @@ def dots(names: Sequence[str], series: Sequence[Dots], x: str, title: str, line:
     """A row per name with a dot and an interval for each series; above forty names, in two blocks side by side."""
     blocks = 1 if len(names) <= 40 else 2
     per_block = math.ceil(len(names) / blocks)
-    figure = blank(COLUMN if blocks == 1 else PAGE, ROW * per_block + 0.75)
+    figure = blank(COLUMN if blocks == 1 else PAGE, ROW * (per_block + words(x, 28).count("\n")) + 0.75)
     grid = figure.subplots(1, blocks, sharex=True, squeeze=False)[0]
     handles: list[Any] = []
     for b, axes in enumerate(grid):
@@ -297,7 +298,7 @@ def dots(names: Sequence[str], series: Sequence[Dots], x: str, title: str, line:
         axes.set_xlim(-0.03, 1.03)
         axes.grid(axis="x", color="#dddddd", linewidth=0.5)
         axes.set_axisbelow(True)
-        axes.set_xlabel(x)
+        axes.set_xlabel(words(x, 28))
         if line is not None:
             handles.append(axes.axvline(line[1], color=GREY, linewidth=1.0, linestyle="--"))
     figure.suptitle(words(title, 48 * blocks), x=0.01, ha="left")
@@ -353,7 +354,7 @@ def histograms(shapes: Sequence[Shape], x: str, y: str, labels: tuple[str, str, 
         axes.stairs(shape.share_in, shape.edges, color=COLORS[0], linewidth=1.2)
         if shape.cutoff is not None:
             axes.axvline(shape.cutoff, color=COLORS[1], linestyle="--", linewidth=1.0)
-        axes.set_title(words(shape.label, 26), loc="left")
+        axes.set_title(words(shape.label, 20), loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.set_ylim(bottom=0)

@@ -20,7 +20,6 @@ from harness.api import (
     Detector,
     Evaluation,
     Explanation,
-    HarnessError,
     Job,
     Progress,
     Refit,
@@ -192,9 +191,16 @@ def hybrid(group: Group, registry: Any, cache_dir: Path | None, mixing: Mixing) 
         for source in usable:
             found, more = again(source, registry, cache_dir, track, fits)
             notes += more
-            kind, mine = mixed(found, source, registry, mixing, track)
+            try:
+                kind, mine = mixed(found, source, registry, mixing, track)
+            except NothingError as error:
+                notes.append(str(error))
+                continue
             kinds[source.label] = kind
             rows += [{**source.named, **row} for row in mine]
+    usable = [source for source in usable if source.label in kinds]
+    if not usable:
+        raise NothingError(notes[-1])
     at = {(row["run_id"], row["alpha"], row["metric"]): row for row in rows if row["concept"] == "weighted"}
     shown = [
         [
@@ -310,7 +316,7 @@ def own_similarity(concepts: Concepts, blocks: Blocks, source: Source) -> str:
     """cosine or dot: how the method's activations come from its vectors, as seen on the first tokens; an error where they do not."""
     vectors = concepts.vectors
     if vectors is None:
-        raise HarnessError(
+        raise NothingError(
             f"the concepts of method {source.method!r} are no directions, so there is no v_c to mix; result {source.folder}; "
             f"choose a method with vectors, such as superactivator-mean"
         )
@@ -325,7 +331,7 @@ def own_similarity(concepts: Concepts, blocks: Blocks, source: Source) -> str:
             few[known], expected[known], rtol=1e-3, atol=1e-4 * float(few[known].abs().max() if known.any() else 1)
         ):
             return name
-    raise HarnessError(
+    raise NothingError(
         f"the activations of method {source.method!r} are neither cosines nor dot products with its vectors; result {source.folder}; "
         f"choose a method with such vectors, such as superactivator-mean"
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from harness.api import Progress, Refit, refit
+from harness.api import Choice, Progress, Refit, refit
 from harness_analysis.sources import Source
 
 
@@ -14,10 +15,17 @@ def again(
 ) -> tuple[Refit, list[str]]:
     """(the refit, notes): a note where a choice is no longer the result's, because code of the method or arithmetic differs."""
     found = refit(source.folder, registry, progress, cache_dir, fits)
-    moved = [concept for concept, layer in chosen_layers(found).items() if source.choices[concept].layer != layer]
+    cutoffs = dict(zip(found.bench.task.concepts, found.decided.cutoff().tolist(), strict=True))
+    moved = [name for name, layer in chosen_layers(found).items() if not _same(source.choices[name], layer, cutoffs[name])]
     if not moved:
         return found, []
-    return found, [f"{source.label}: fitted again, cal chooses another layer for {', '.join(moved)}; the new choice is used"]
+    return found, [f"{source.label}: fitted again, cal chooses otherwise for {', '.join(moved)}; the new choice is used"]
+
+
+def _same(then: Choice, layer: str | None, cutoff: float) -> bool:
+    if layer is None or then.layer is None or then.cutoff is None:
+        return then.layer == layer
+    return then.layer == layer and math.isclose(then.cutoff, cutoff, rel_tol=1e-4, abs_tol=1e-9)
 
 
 def chosen_layers(found: Refit) -> dict[str, str | None]:
