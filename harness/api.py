@@ -27,6 +27,7 @@ from harness.types import (
     Method,
     Metric,
     Opened,
+    Price,
     Probe,
     Progress,
     Result,
@@ -39,6 +40,7 @@ from harness.types import (
     TokenEmbeddings,
     Units,
     View,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +135,7 @@ __all__ = [
     "Method",
     "Metric",
     "Opened",
+    "Price",
     "Probe",
     "Progress",
     "Refit",
@@ -146,6 +149,7 @@ __all__ = [
     "TokenEmbeddings",
     "Units",
     "View",
+    "Weights",
     "apply_view",
     "at_layer",
     "at_level",

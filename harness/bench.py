@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -25,10 +27,13 @@ from harness.types import (
     Localizer,
     Method,
     Metric,
+    Modality,
+    Price,
     RunSpec,
     Scorer,
     Setup,
     Site,
+    Weights,
 )
 
 BATCH = 16
@@ -82,6 +87,22 @@ class Bench:
                 found[parts.method.name] = sum(price(parts.localizer, tokens, n) for n in each)
         return found
 
+    def asking(self) -> dict[str, Price]:
+        """Method -> what its scorer's answers cost, where they cost something."""
+        found = {}
+        for parts in self.parts:
+            price = getattr(parts.scorer, "price", None)
+            if price is not None:
+                splits = [self.task.splits[name] for name in asked_splits(parts.scorer)]
+                samples = chain.from_iterable(map(split.sample, range(len(split))) for split in splits)
+                found[parts.method.name] = price(samples, self.task.concepts)
+        return found
+
+
+def asked_splits(scorer: Scorer | None) -> tuple[str, ...]:
+    """The splits that a scorer scores: a costly one with a fixed cutoff leaves cal out."""
+    return ("test",) if getattr(scorer, "only_test", False) else ("cal", "test")
+
 
 @dataclass
 class Kept:
@@ -98,7 +119,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class Decided:
-    """One method after cal has spoken: pooled scores [L, S, C] of cal and test, cutoffs and choices. Level and layer are indices."""
+    """One method after cal has spoken: pooled scores [L, S, C] of cal and test, cutoffs and choices. Level and layer are indices.
+
+    scorer: the one that gave the scores, fitted.
+    """
 
     cal: Tensor
     test: Tensor
@@ -107,6 +131,7 @@ class Decided:
     layers: tuple[str | None, ...]
     token_cutoffs: Tensor | None = None
     matches: tuple[Match, ...] = ()
+    scorer: Scorer | None = None
 
     def match(self, layer: int) -> tuple[Match, int] | None:
         """The match that covers a layer (index), and the layer's place in it; None for a supervised method."""
@@ -136,12 +161,14 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     parts = tuple(build(registry, method) for method in spec.methods)
     metrics = {name: registry.create("metrics", name) for name in registry.entries("metrics")}
     setup = Setup(device, dtype, spec.image_size or declared.image_size, cache_dir)
+    setup = replace(setup, weights=partial(_weights, registry, setup))
     backbone = registry.create("backbones", spec.backbone, setup)
     if declared.modality != backbone.modality:
         raise HarnessError(
             f"task {declared.task!r} has modality {declared.modality!r}; backbone {spec.backbone!r} takes {backbone.modality!r}; "
             f"choose another backbone, see `harness list backbones`"
         )
+    parts = tuple(replace(p, scorer=_opened(p.scorer, setup, declared.modality)) for p in parts)
     task = load_task(registry, spec.task, spec.limit, cache_dir)
     sites = choose_sites(spec.layers, spec.streams, backbone)
     arithmetic = device if device.startswith("cuda") else "cpu"  # float64 is needed, and not to be had elsewhere
@@ -150,6 +177,18 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, plan(task, backbone, sites, how), arithmetic, dtype)
     _refuse(bench, registry)
     return bench
+
+
+def _weights(registry: Registry, setup: Setup, reference: str) -> Weights:
+    """A registered model's folder, found or fetched by the plugin that offers it."""
+    found: Weights = registry.create("models", reference, setup)
+    return found
+
+
+def _opened(scorer: Scorer | None, setup: Setup, modality: Modality) -> Scorer | None:
+    """The scorer on this run's device and cache, where it wants to know them; it raises where it cannot work."""
+    open_it = getattr(scorer, "open", None)
+    return scorer if open_it is None else open_it(setup, modality)
 
 
 def build(registry: Registry, method: Method) -> Parts:

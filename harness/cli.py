@@ -100,10 +100,15 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 @several(
     "--backbone", "--model", "-b", help="Backbone(s): a name, hf:<id or folder>, embeddings:<folder>. Default: the task's."
 )
-@several("--method", "-m", help="Recipe name(s), a tag (detection), or `all`.  [default: superactivator]")
+@several(
+    "--method",
+    "-m",
+    help="Recipe name(s), a scorer's with its argument (prompt:smollm2), a tag, or `all`.  [default: superactivator]",
+)
 @option("--concept-method", help="Compose a method: its concepts, e.g. mean or linear:estimator=logistic.")
 @option("--detector", help="Compose a method: its detector.")
 @option("--localizer", help="Compose a method: its localizer, e.g. superactivator:vector=sample-mean.")
+@option("--scorer", help="Compose a method: a scorer alone, e.g. prompt:smollm2:locate=true.")
 @option(
     "--fit-on", type=click.Choice(["tokens", "summary"]), help="Compose a method: fit and score on tokens, or on summaries."
 )
@@ -229,14 +234,19 @@ def own_task(registry: Registry, backbone: str) -> str:
 
 def chosen_methods(registry: Registry, names: Sequence[str], options: dict[str, Any]) -> tuple[Method, ...]:
     """The recipes: by name, by tag, `all` (tag core), or composed from parts."""
-    parts = {key: options.pop(key) for key in ("concept_method", "detector", "localizer", "fit_on", "match")}
+    parts = {key: options.pop(key) for key in ("concept_method", "detector", "localizer", "scorer", "fit_on", "match")}
     known = registry.methods()
     if any(parts.values()):
-        return (*_composed(parts), *(known[name] for name in _expand(names, known)))
-    return tuple(known[name] for name in _expand(names or ["superactivator"], known))
+        return (*_composed(parts), *_expand(names, known))
+    return tuple(_expand(names or ["superactivator"], known))
 
 
 def _composed(parts: dict[str, Any]) -> tuple[Method]:
+    if parts["scorer"]:
+        other = next((key for key, value in parts.items() if value and key != "scorer"), None)
+        if other:
+            raise HarnessError(f"a method is a scorer alone, or made of concepts; got --scorer and --{other.replace('_', '-')}")
+        return (Method(parts["scorer"], "composed on the command line", scorer=parts["scorer"], tags=("composed",)),)
     concepts = parts["concept_method"] or "linear"
     detector = parts["detector"] or "superactivator"
     more = {key: parts[key] for key in ("fit_on", "match") if parts[key] not in (None, "tokens", "best")}
@@ -245,15 +255,25 @@ def _composed(parts: dict[str, Any]) -> tuple[Method]:
     return (replace(made, **more),)
 
 
-def _expand(names: Sequence[str], known: dict[str, Method]) -> list[str]:
-    found: dict[str, None] = {}
+def _expand(names: Sequence[str], known: dict[str, Method]) -> list[Method]:
+    found: dict[str, Method] = {}
     for name in names:
+        recipe, _, more = name.partition(":")
+        if more and recipe in known and known[recipe].scorer:
+            found[name] = _with_more(known[recipe], name, more)
+            continue
         tagged = [m.name for m in known.values() if name in m.tags or (name == "all" and "core" in m.tags)]
         if name not in known and not tagged:
             tags = {tag for method in known.values() for tag in method.tags}
             raise unknown("method", name, {*known, *tags, "all"}, hint="see `harness list methods`")
-        found.update(dict.fromkeys([name] if name in known else tagged))
-    return list(found)
+        found.update({each: known[each] for each in ([name] if name in known else tagged)})
+    return list(found.values())
+
+
+def _with_more(recipe: Method, name: str, more: str) -> Method:
+    """A recipe of a scorer, written with the scorer's argument and options; those of the recipe itself stay."""
+    scorer, _, own = (recipe.scorer or "").partition(":")
+    return replace(recipe, name=name, scorer=":".join(part for part in (scorer, more, own) if part))
 
 
 def read_config(ctx: click.Context, path: Path | None) -> None:
@@ -342,6 +362,7 @@ def plan(bench: Bench) -> dict[str, Any]:
         "forward_passes": len(plan.groups),
         "samples_to_embed": plan.missing,
         "explaining": bench.prices(),
+        "asking": {name: price._asdict() for name, price in bench.asking().items()},
         "tokens": plan.tokens,
         "storage": plan.storage,
         "bytes": plan.bytes,
@@ -372,6 +393,12 @@ def plan_text(plan: dict[str, Any]) -> str:
         each = ", ".join(f"{name} {n:,}" for name, n in plan["explaining"].items())
         lines["attribution"] = (
             f"at most {total:,} forwards, {total / samples:.0f} x embedding the task once ({each}); see --explain-limit"
+        )
+    for name, price in plan["asking"].items():
+        to_do = price["questions"] - price["answered"]
+        where = f"; at most {price['localizing']:,} more to localize" if price["localizing"] else ""
+        lines[f"asking {name}"] = (
+            f"{price['questions']:,} questions, {price['answered']:,} answered before, {to_do:,} to ask{where}"
         )
     return "\n".join(f"{name:<11} {words}" for name, words in lines.items())
 

@@ -88,12 +88,17 @@ def sample_truth(split: Split, i: int, regions: Tensor, view: View | None) -> Te
         if not split.labels[i, c]:
             continue
         mine = [mark for mark in marks if mark["concept"] == concept]
-        hit = _hit(mine, regions, view, split.ids[i]) if mine and len(regions) else torch.zeros(len(regions), dtype=torch.bool)
+        hit = (
+            region_hit(mine, regions, view, split.ids[i])
+            if mine and len(regions)
+            else torch.zeros(len(regions), dtype=torch.bool)
+        )
         truth[:, c] = hit.to(torch.int8) if hit.any() else -1
     return truth
 
 
-def _hit(marks: Sequence[Mapping[str, Any]], regions: Tensor, view: View | None, sample_id: str) -> Tensor:
+def region_hit(marks: Sequence[Mapping[str, Any]], regions: Tensor, view: View | None, sample_id: str) -> Tensor:
+    """[T] bool: the tokens that meet one of the marks, `{start, end}` or `{rle}` as a data set gives them."""
     if view is None:
         return spans_hit(torch.tensor([[mark["start"], mark["end"]] for mark in marks]), regions)
     try:

@@ -53,7 +53,16 @@ def harness_register_detectors() -> Iterable[Entry]:
 
 @hookspec
 def harness_register_scorers() -> Iterable[Entry]:
-    """Scorers. Target: `(**options) -> Scorer`."""
+    """Scorers. Target: `(argument: str | None = None, **options) -> Scorer`; without `argument` none is taken."""
+    raise NotImplementedError
+
+
+@hookspec
+def harness_register_models() -> Iterable[Entry]:
+    """Pretrained models for parts that need one of another plugin: `setup.weights("smollm2")`.
+
+    Target: `(setup: Setup, argument: str | None = None, **options) -> Weights`.
+    """
     raise NotImplementedError
 
 

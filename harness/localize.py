@@ -90,7 +90,7 @@ class Job:
 
 
 class Located(NamedTuple):
-    """map [T, C] of the test tokens, decisions [T, C], truth [T, C] as it is counted; level (index), cutoff, cal token F1, each [C].
+    """map [T, C] of the test tokens, decisions [T, C], truth [T, C] as it is counted; level (index; -1 = none), cutoff, cal token F1, each [C].
 
     curves: name -> [S, C] float64, the area under each explained test sample's curve of f_c, NaN elsewhere; empty where none was drawn.
     activations [T, C]: the concepts' own, where tokens are logged.

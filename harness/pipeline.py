@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from harness import guards, results
-from harness.bench import Bench, Decided, Kept, Parts, prepare
+from harness.bench import BATCH, Bench, Decided, Kept, Parts, asked_splits, prepare
 from harness.calibration import at_layer, best_cutoffs, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
 from harness.embed import SplitBlocks, Tokens
 from harness.errors import HarnessError
@@ -29,7 +29,7 @@ from harness.metrics import Bootstrap
 from harness.publish import Finished, describe, lost, publish
 from harness.registry import Registry
 from harness.store import StorageOverflowError
-from harness.types import Concepts, Detector, Method, Progress, Result, RunSpec, Scorer, Units
+from harness.types import Concepts, Detector, Method, Progress, Result, RunSpec, Units
 from harness.where import localize
 
 
@@ -62,7 +62,10 @@ def measure(bench: Bench, progress: Progress) -> list[Result]:
         if len(groups) > 1:
             group.forget()
     labels = torch.from_numpy(bench.task.splits["cal"].labels).to(bench.device)
-    decided = {p.method.name: decide(p, kept[p.method.name], labels, bench) for p in bench.parts}
+    decided = {
+        p.method.name: ask(p, bench, progress) if p.scorer is not None else decide(p, kept[p.method.name], labels, bench)
+        for p in bench.parts
+    }
     located = localize(bench, kept, decided, progress)
     if bench.spec.guards == "full":
         found["shuffled"] = shuffled(bench, progress)
@@ -274,8 +277,6 @@ def fitted_detector(parts: Parts, tokens: Tokens, concepts: Concepts | Units) ->
 
 def decide(parts: Parts, kept: Kept, labels: Tensor, bench: Bench) -> Decided:
     """Level and layer per concept, by F1 on the cal labels [S, C]; for a ceiling, cutoff and layer by F1 on test."""
-    if parts.scorer is not None:
-        return ask(parts.scorer, bench)
     cal, test = torch.cat(kept.cal), torch.cat(kept.test)
     if parts.method.choose_on == "test":
         truth = torch.from_numpy(bench.task.splits["test"].labels).to(test.device)
@@ -286,19 +287,35 @@ def decide(parts: Parts, kept: Kept, labels: Tensor, bench: Bench) -> Decided:
     return Decided(cal, test, calibrated, choose(calibrated), layers, torch.cat(kept.token_cutoffs, 1), tuple(kept.matches))
 
 
-def ask(scorer: Scorer, bench: Bench) -> Decided:
-    """A scorer's samples through the same calibration, as a method with one layer that is null."""
-    task, levels = bench.task, bench.task.file.levels
-    train, cal, test = (task.splits[name] for name in ("train", "cal", "test"))
+def ask(parts: Parts, bench: Bench, progress: Progress) -> Decided:
+    """A scorer's samples through the same calibration, as a method with one layer that is null.
+
+    Where the scorer leaves cal out, the scores and the F1 of cal are NaN.
+    """
+    scorer, task, levels = parts.scorer, bench.task, bench.task.file.levels
+    assert scorer is not None  # noqa: S101 - `measure` asks scorers alone
+    train, labels = task.splits["train"], torch.from_numpy(task.splits["cal"].labels)
     fit_it = getattr(scorer, "fit", None)
     if fit_it is not None:
-        scorer = fit_it(train.samples(range(len(train))), train.labels, bench.spec.seed)
-    scored = [torch.from_numpy(scorer.score(split.samples(range(len(split))), task.concepts))[None] for split in (cal, test)]
-    labels = torch.from_numpy(cal.labels)
+        with progress(f"fitting {parts.method.name} on samples", 0, ""):
+            scorer = fit_it(train.samples(range(len(train))), train.labels, bench.spec.seed)
+    asked, step = asked_splits(scorer), bench.spec.batch_size or BATCH
+    scored = {
+        name: torch.full((1, *task.splits[name].labels.shape), torch.nan, dtype=torch.float64) for name in ("cal", "test")
+    }
+    for name in asked:
+        split = task.splits[name]
+        with progress(f"asking {parts.method.name} about {name}", len(split), "samples") as advance:
+            for start in range(0, len(split), step):
+                part = range(start, min(start + step, len(split)))
+                scored[name][0, part] = torch.from_numpy(scorer.score(split.samples(part), task.concepts))
+                advance(len(part))
     fixed = torch.full((1, 1, len(task.concepts)), 0.5, dtype=torch.float64)
-    cutoffs = fixed if scorer.calibrate_on == "fixed" else sample_cutoffs(scored[0], labels, levels)
-    calibrated = calibrate(scored[0].nan_to_num(nan=-torch.inf), labels, cutoffs)
-    return Decided(scored[0], scored[1], calibrated, choose(calibrated), (None,))
+    cutoffs = fixed if scorer.calibrate_on == "fixed" else sample_cutoffs(scored["cal"], labels, levels)
+    calibrated = calibrate(scored["cal"].nan_to_num(nan=-torch.inf), labels, cutoffs)
+    if "cal" not in asked:
+        calibrated = calibrated._replace(f1=torch.full_like(calibrated.f1, torch.nan))
+    return Decided(scored["cal"], scored["test"], calibrated, choose(calibrated), (None,), scorer=scorer)
 
 
 def shuffled(bench: Bench, progress: Progress) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness import results
-from harness.bench import Bench, Decided, Parts
+from harness.bench import Bench, Decided, Parts, asked_splits
 from harness.calibration import at_layer, at_level
 from harness.localize import Located
 from harness.metrics import NO_CUTOFF, NO_VECTOR, Bootstrap, all_rows
@@ -37,13 +37,14 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
     results.write_calibration(folder, calibration_columns(bench, done.decided))
     if done.decided.matches:
         results.write_match(folder, match_columns(bench, done.decided))
-    if bench.spec.log_tokens and done.located is not None:
+    if bench.spec.log_tokens and done.located is not None and done.located.activations is not None:
         results.write_tokens(folder, *token_log(bench, done.decided, done.located))
     with progress(f"intervals of {method.name}", 0, ""):
         scores = score(bench, done.decided, done.located, bootstrap)
     notes = {**bench.task.notes, **bench.notes}
-    if done.parts.scorer is not None:
+    if done.decided.scorer is not None:
         notes["no answer"] = int(done.decided.test.isnan().sum())
+        notes.update(getattr(done.decided.scorer, "notes", {}))
     origin = {
         **provenance(made["started"]),
         "device": bench.device,
@@ -123,8 +124,9 @@ def choices(bench: Bench, decided: Decided, located: Located | None) -> tuple[Ch
             else NO_CUTOFF,
         )
         if located is not None and finite(float(located.cutoff[c])) is not None:
-            found = {"map_level": levels[int(located.level[c])], "map_cutoff": float(located.cutoff[c])}
-            choice = replace(choice, **found, map_cal_f1=finite(float(located.cal_f1[c])))  # type: ignore[arg-type]
+            level = int(located.level[c])
+            choice = replace(choice, map_level=levels[level] if level >= 0 else None, map_cutoff=float(located.cutoff[c]))
+            choice = replace(choice, map_cal_f1=finite(float(located.cal_f1[c])))
         made.append(choice)
     return tuple(made)
 
@@ -148,11 +150,15 @@ def match_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
 
 
 def sample_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:
-    """The columns of `per_sample.parquet`: every cal and test sample's score, decision and label per concept, at the chosen layer."""
+    """The columns of `per_sample.parquet`: every cal and test sample's score, decision and label per concept, at the chosen layer.
+
+    A split that a scorer was not asked about has no rows.
+    """
     columns: dict[str, Any] = {key: [] for key in ("split", "id", "concept", "layer", "score", "detected", "label")}
     layers = [decided.layers[int(i)] for i in decided.chosen.layer]
-    for name, scores in (("cal", decided.cal), ("test", decided.test)):
-        split = bench.task.splits[name]
+    given = {"cal": decided.cal, "test": decided.test}
+    for name in ("cal", "test") if decided.scorer is None else asked_splits(decided.scorer):
+        split, scores = bench.task.splits[name], given[name]
         count = len(layers)
         columns["split"] += [name] * len(split) * count
         columns["id"] += [i for i in split.ids for _ in range(count)]

@@ -37,6 +37,7 @@ KINDS = {
     "scorers": "scorer",
     "localizers": "localizer",
     "metrics": "metric",
+    "models": "model",
 }
 """Kind -> its name in messages. The hook of a kind is `harness_register_<kind>`."""
 

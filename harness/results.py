@@ -86,6 +86,7 @@ def config(spec: RunSpec, method: Method) -> dict[str, Any]:
     if "composed" in method.tags:
         parts = {"concept_method": method.concepts, "detector": method.detector, "localizer": method.localizer}
         parts.update(fit_on=method.fit_on, match=method.match)
+        parts = {"scorer": method.scorer} if method.scorer else parts
         plain.update({key: value for key, value in parts.items() if value})
     else:
         plain["method"] = [method.name]

@@ -96,13 +96,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A pretrained model on this machine: its name in results, its folder, and what identifies its weights (commit or hash)."""
+
+    name: str
+    folder: Path
+    revision: str
+
+
+@dataclass(frozen=True)
 class Setup:
-    """What a run asks of a backbone; None = the backbone's own default."""
+    """What a run asks of a backbone, or of a scorer that has a model; None = the backbone's own default.
+
+    weights: finds a registered model, such as `hf:<id or folder>`, whichever plugin offers it.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
     image_size: int | None = None
     cache_dir: Path = Path(".cache")
+    weights: Callable[[str], Weights] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -290,10 +303,23 @@ class Detector(Protocol):
         ...
 
 
+class Price(NamedTuple):
+    """What a scorer's answers cost: questions, those already answered by an earlier run, and at most so many more to localize."""
+
+    questions: int
+    answered: int
+    localizing: int = 0
+
+
 class Scorer(Protocol):
     """Gives sample scores with no embeddings (prompting, bag of words, guessing). `calibrate_on` is "samples" or "fixed".
 
-    fixed: detected iff score >= 0.5, NaN = no answer; no level is chosen. An optional `fit(train, labels, seed)` comes first.
+    fixed: detected iff score >= 0.5, NaN = no answer; no level is chosen. It is given a few samples at a time.
+    Optional, in this order: `open(setup, modality) -> Scorer` before anything is computed, which raises where it cannot work;
+    `only_test = True`: cal is left out, since a fixed cutoff chooses nothing on it; `price(samples, concepts) -> Price`, which the
+    plan prints; `fit(train, labels, seed) -> Scorer`; `notes`, a mapping of what was asked and dropped, for the result; and
+    `locate(samples, detected [S, C], concepts)`: per sample the regions `{concept, start, end}` or `{concept, rle}` of the detected
+    concepts, as a data set gives them. The core turns these into token masks as it does with the truth; None = it does not locate.
     """
 
     @property

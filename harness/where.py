@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from harness.bench import Bench, Decided, Kept, Parts
+from harness.bench import BATCH, Bench, Decided, Kept, Parts
 from harness.calibration import at_layer, at_level
-from harness.embed import Affine, Tokens
+from harness.embed import Affine, SplitBlocks, Tokens, region_hit
 from harness.explain import Function, explain
 from harness.localize import Activations, Explanation, Job, Located, locate, merge, score_tokens
 from harness.types import Explained, Progress, TokenEmbeddings
@@ -23,7 +24,7 @@ MAP_BYTES = 1_000_000_000
 
 
 def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], progress: Progress) -> dict[str, Located]:
-    """Method -> its token masks on test, for every method with a localizer, where cal has annotated tokens."""
+    """Method -> its token masks on test, for every method with a localizer, and every scorer that locates what it finds."""
     wanted = [p for p in bench.parts if p.localizer is not None and p.method.fit_on == "tokens"]
     found: dict[str, list[tuple[Tensor, Located]]] = {p.method.name: [] for p in wanted}
     first = 0
@@ -48,7 +49,41 @@ def localize(bench: Bench, kept: dict[str, Kept], decided: dict[str, Decided], p
             found[name].append((there[name], located))
         if len(bench.plan.groups) > 1:
             group.forget()
-    return {name: merge(parts) for name, parts in found.items() if parts}
+    return {name: merge(parts) for name, parts in found.items() if parts} | _pointed_out(bench, decided, progress)
+
+
+def _pointed_out(bench: Bench, decided: dict[str, Decided], progress: Progress) -> dict[str, Located]:
+    """Method -> the test tokens in the regions that its scorer gives. The backbone says only which token covers which region."""
+    pointing = {name: this for name, this in decided.items() if getattr(this.scorer, "locate", None) is not None}
+    if not pointing:
+        return {}
+    group = bench.plan.groups[0]
+    group.fill(progress)
+    test = group.open(summaries=False).test
+    found = {name: _in_regions(name, this, test, bench, progress) for name, this in pointing.items()}
+    if len(bench.plan.groups) > 1:
+        group.forget()
+    return found
+
+
+def _in_regions(name: str, this: Decided, test: SplitBlocks, bench: Bench, progress: Progress) -> Located:
+    """The tokens that a scorer's regions meet, by the rule that makes the truth. It has no level, and its map is its decisions."""
+    detected, split, step = this.detected(this.test), bench.task.splits["test"], bench.spec.batch_size or BATCH
+    decisions, starts = torch.zeros_like(test.truth, dtype=torch.bool), test.offsets.tolist()
+    places = detected.any(1).nonzero()[:, 0].tolist()
+    with progress(f"asking {name} where in test", len(places), "samples") as advance:
+        for start in range(0, len(places), step):
+            part = places[start : start + step]
+            marked = this.scorer.locate(split.samples(part), detected[part].numpy(), test.concepts)  # type: ignore[union-attr]
+            for i, marks in zip(part, marked, strict=True):
+                here, view = slice(starts[i], starts[i + 1]), test.views[i] if test.views else None
+                for c, concept in enumerate(test.concepts):
+                    mine = [mark for mark in marks if mark["concept"] == concept]
+                    if mine and here.stop > here.start:
+                        decisions[here, c] = region_hit(mine, test.regions[here], view, split.ids[i]).to(decisions.device)
+            advance(len(part))
+    cutoff = torch.full((len(test.concepts),), 0.5, dtype=torch.float64)
+    return Located(decisions.float(), decisions, test.truth, -torch.ones_like(cutoff).long(), cutoff, cutoff * torch.nan)
 
 
 def _job(

