@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.calibration import Chosen, at_layer, at_level, calibrate, choose, in_concept, token_cutoffs
 from harness.embed import Affine, normalization
-from harness.numerics import Counts, Moments, counts_at, f1_score
+from harness.numerics import Counts, Moments, counts_at, f1_score, token_sums
 from harness.types import LEVELS, SPLITS, Concepts, Site, TokenEmbeddings
 
 SHARES = (0.6, 0.2, 0.2)
@@ -103,7 +103,7 @@ class Split:
         self.truth, self.labels = world.truth[tokens].to(torch.int8), world.labels[place.start : place.stop]
         self.offsets, self.seed, self.width = offsets - offsets[0], seed, self.values.shape[2]
         self.ids = tuple(f"sample-{i}" for i in place)
-        self.concepts = tuple(f"concept-{c}" for c in range(self.labels.shape[1]))
+        self.concepts = tuple(f"concept-{c:03}" for c in range(self.labels.shape[1]))
         self.sites = tuple(Site(i) for i in range(len(self.values)))
         self.centre, self.scale, self.backbone = affine.centre, affine.scale, None
 
@@ -141,7 +141,8 @@ def splits(world: Planted) -> Splits:
     """The world as `Blocks`."""
     place = places(len(world.labels))
     moments = Moments(*world.values[:, 0].shape)
-    moments.add(world.values[:, : int(world.offsets[place["train"].stop])])
+    train = world.values[:, : int(world.offsets[place["train"].stop])]
+    moments.add(train.shape[1], token_sums(train))
     return Splits(*(Split(world, where, normalization("train", moments)) for where in place.values()))
 
 
@@ -153,7 +154,7 @@ def write_folder(world: Planted, folder: Path) -> None:
     save_file(tensors, folder / "tokens.safetensors")
     with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as opened:
         csv.writer(opened).writerows([["id", "split"], *([f"sample-{i}", name] for i, name in enumerate(world.names))])
-    (folder / "concepts.json").write_text(json.dumps([f"concept-{c}" for c in range(world.labels.shape[1])]))
+    (folder / "concepts.json").write_text(json.dumps([f"concept-{c:03}" for c in range(world.labels.shape[1])]))
 
 
 class Detected(NamedTuple):

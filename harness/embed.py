@@ -21,7 +21,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.masks import rle_mask
-from harness.numerics import Moments, boxes_hit, segment_max, spans_hit
+from harness.numerics import Moments, boxes_hit, segment_max, spans_hit, token_sums
 from harness.store import Geometry, Storage, Store
 from harness.tasks import Split, Task
 from harness.types import SPLITS, Backbone, Embedded, Progress, Sample, Site, TokenEmbeddings, View
@@ -214,6 +214,12 @@ class Extraction:
             return self.store.summary(self.content(split, block), self.sites).to(self.device)
         return self._embed(split, block).summary.float().to(self.device).clone()
 
+    def sums(self, split: str, block: range) -> Tensor:
+        """[2, L, d] float64: the `token_sums` of a block, on the device."""
+        if self.store is not None:
+            return self.store.sums(self.content(split, block), self.sites).to(self.device)
+        return token_sums(self.tokens(split, block))
+
     def forget(self) -> None:
         """Removes the group's values from the store: the next group needs the room."""
         for split in SPLITS if self.store is not None else ():
@@ -313,6 +319,15 @@ class SplitBlocks:
             else:
                 yield block, self._extraction.tokens(self.name, block)
 
+    def sums(self) -> Iterator[tuple[int, Tensor]]:
+        """(tokens, their `token_sums`) of every block."""
+        if self._summaries:
+            yield from ((values.shape[1], token_sums(values)) for _, values in self.raw())
+            return
+        for block in self._blocks:
+            n = int(self.offsets[block.stop] - self.offsets[block.start])
+            yield n, self._extraction.sums(self.name, block)
+
     def __iter__(self) -> Iterator[TokenEmbeddings]:
         normalize = self._affine()
         for block, values in self.raw():
@@ -409,8 +424,8 @@ class LayerGroup:
             splits.append(SplitBlocks(self.extraction, name, self._seed, geometry, summaries))
         train = splits[0]
         moments = Moments(len(train.sites), train.width, self.extraction.device)
-        for _, values in train.raw():
-            moments.add(values)
+        for n, sums in train.sums():
+            moments.add(n, sums)
         for split in splits:
             split.normalize = normalization(self._normalization, moments)
         return Tokens(self.sites, *splits)

@@ -172,6 +172,15 @@ def first_best(values: Float[Tensor, " p *rest"]) -> Int[Tensor, "*rest"]:
     return (filled == filled.amax(0, keepdim=True)).long().argmax(0)
 
 
+def token_sums(values: Float[Tensor, "l t d"]) -> Float[Tensor, "2 l d"]:
+    """The float64 sums over a block's tokens of x, and of x^2."""
+    out = torch.empty(2, values.shape[0], values.shape[2], dtype=torch.float64, device=values.device)
+    for layer, tokens in enumerate(values):  # one site at a time: a float64 copy of a whole block would not fit the cache
+        wide = tokens.double()
+        out[0, layer], out[1, layer] = wide.sum(0), wide.square().sum(0)
+    return out
+
+
 class Moments:
     """Streaming sums of tokens in float64, so that no result depends on block size: E[x] and E[x^2] per site and dimension."""
 
@@ -180,13 +189,11 @@ class Moments:
         self._total = torch.zeros(layers, width, dtype=torch.float64, device=device)
         self._square = torch.zeros(layers, width, dtype=torch.float64, device=device)
 
-    def add(self, values: Float[Tensor, "l t d"]) -> None:
-        """Adds a block of raw tokens."""
-        self.n += values.shape[1]
-        for layer, tokens in enumerate(values):  # one site at a time: a float64 copy of a whole block would not fit the cache
-            wide = tokens.double()
-            self._total[layer] += wide.sum(0)
-            self._square[layer] += wide.square().sum(0)
+    def add(self, n: int, sums: Float[Tensor, "2 l d"]) -> None:
+        """Adds the `token_sums` of a block of n raw tokens."""
+        self.n += n
+        self._total += sums[0]
+        self._square += sums[1]
 
     @property
     def mean(self) -> Float[Tensor, "l d"]:

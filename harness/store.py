@@ -22,10 +22,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from harness.errors import HarnessError
+from harness.numerics import token_sums
 from harness.results import write_atomic
 from harness.types import Backbone, Embedded, Site, View
 
-SCHEMA = 1
+SCHEMA = 2
 OVERFLOW = "overflow"
 Storage = Literal["float32", "float16", "bfloat16"]
 DTYPES: dict[Storage, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -103,7 +104,8 @@ class Store:
         views = torch.tensor(block.views or (), dtype=torch.int64).reshape(-1, len(View._fields))
         geometry = {"offsets": block.offsets.cpu(), "regions": block.regions.cpu().contiguous(), "views": views}
         for i, site in enumerate(sites):
-            tensors = {"tokens": stored[i].contiguous(), "summary": summary[i].contiguous()}
+            sums = token_sums(stored[i : i + 1].float())[:, 0].contiguous()
+            tensors = {"tokens": stored[i].contiguous(), "summary": summary[i].contiguous(), "sums": sums}
             write_atomic(folder / _file(site), save(tensors))
         write_atomic(folder / "geometry.safetensors", save(geometry))
 
@@ -120,6 +122,10 @@ class Store:
     def summary(self, content: Sequence[str], sites: Sequence[Site]) -> Tensor:
         """[L, S, d] float32: the summaries of a stored block."""
         return self._stacked(content, sites, "summary")
+
+    def sums(self, content: Sequence[str], sites: Sequence[Site]) -> Tensor:
+        """[2, L, d] float64: the `token_sums` of a stored block, for which no token is read."""
+        return torch.stack([_read(self._block(content) / _file(site), ("sums",))["sums"] for site in sites], 1)
 
     def _stacked(self, content: Sequence[str], sites: Sequence[Site], name: str) -> Tensor:
         first, *others = [_read(self._block(content) / _file(site), (name,))[name] for site in sites]

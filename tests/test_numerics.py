@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from harness import numerics
-from harness.numerics import Counts, Moments, boxes_hit, counts_at, f1_score, first_best, spans_hit, tail_cutoffs
+from harness.numerics import Counts, Moments, boxes_hit, counts_at, f1_score, first_best, spans_hit, tail_cutoffs, token_sums
 from harness.types import LEVELS
 
 quick = settings(deadline=None, max_examples=60)
@@ -296,7 +296,7 @@ def test_moments_are_those_of_numpy_whatever_the_blocks(n: int, cuts: list[int],
     values = torch.randn(2, n, 3, generator=torch.Generator().manual_seed(seed)) + shift
     moments, start = Moments(2, 3), 0
     for end in [*sorted(min(cut, n) for cut in cuts), n]:
-        moments.add(values[:, start:end])
+        moments.add(end - start, token_sums(values[:, start:end]))
         start = end
     wide = values.double().numpy()
     assert moments.n == n
@@ -307,13 +307,13 @@ def test_moments_are_those_of_numpy_whatever_the_blocks(n: int, cuts: list[int],
 def test_moments_change_no_value_they_are_given() -> None:
     values = torch.randn(2, 5, 3, dtype=torch.float64)
     before = values.clone()
-    Moments(2, 3).add(values)
+    token_sums(values)
     assert torch.equal(values, before)
 
 
 def test_moments_of_nothing_are_zero() -> None:
     moments = Moments(2, 3)
-    moments.add(torch.zeros(2, 0, 3))
+    moments.add(0, token_sums(torch.zeros(2, 0, 3)))
     assert moments.mean.tolist() == [[0.0] * 3] * 2
 
 

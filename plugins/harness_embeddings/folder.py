@@ -165,12 +165,10 @@ def load(folder: str) -> datasets.DatasetDict:
 
 def _spans(truth: Tensor, concepts: Sequence[str]) -> list[dict[str, Any]]:
     """Runs of true tokens as half-open spans."""
-    spans = []
-    for c, concept in enumerate(concepts):
-        edges = torch.cat([truth.new_zeros(1), truth[:, c], truth.new_zeros(1)]).to(torch.int8).diff()
-        pairs = zip((edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist(), strict=True)
-        spans += [{"concept": concept, "start": start, "end": end} for start, end in pairs]
-    return spans
+    edge = truth.new_zeros(1, len(concepts))
+    change = torch.cat([edge, truth, edge]).to(torch.int8).diff(dim=0).T
+    starts, ends = (change == 1).nonzero().tolist(), (change == -1).nonzero()[:, 1].tolist()  # both by concept, then by place
+    return [{"concept": concepts[c], "start": start, "end": end} for (c, start), end in zip(starts, ends, strict=True)]
 
 
 class StoredEmbeddings:
