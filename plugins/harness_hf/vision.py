@@ -33,21 +33,25 @@ class VisionBackbone:
     """
 
     modality: Literal["image"] = "image"
+    usual = "squash"
+    """The geometry where none is asked for."""
 
-    def __init__(self, source: Source, config: Any, setup: Setup, geometry: str = "squash") -> None:
+    def __init__(
+        self, source: Source, config: Any, setup: Setup, geometry: str | None = None, device_map: str | None = None
+    ) -> None:
+        geometry = self.usual if geometry is None else geometry
         if geometry not in GEOMETRIES:
             raise unknown("geometry", geometry, GEOMETRIES, where=source.name)
         self.name, self.revision, self.geometry, self.folder = source.name, source.revision, geometry, source.folder
-        self.device = torch.device(setup.device)
         processor = _processor(source.folder)
         self.mean, self.std = _normalization(processor)
-        self.patch, trained = _side(config, "patch_size", source.name), _side(config, "image_size", source.name)
-        asked = setup.image_size if setup.image_size is not None else _crop(processor) or trained
-        self.image_size = _image_size(source.name, asked, self.patch, trained)
+        self.patch, trained = self._sizes(source, config, _crop(processor))
+        self.image_size = self._size(setup, trained, _crop(processor) or trained)
         self.shortest = round(self.image_size * _margin(processor))
         self.grid = self.image_size // self.patch
-        self.frozen = FrozenModel(source, config, setup)
-        self.n_layers, self.width = self.frozen.n_layers, self.frozen.width
+        self.frozen = FrozenModel(source, config, setup, self._depths(config), device_map)
+        self.device = self.frozen.device
+        self.n_layers, self.width, self.layers = self.frozen.n_layers, self.frozen.width, self.frozen.layers
         self.options = self._interpolation(trained)
         self.n_special, self.n_positions = self._measure()
         self.boxes = square_patches(self.grid * self.patch, self.grid * self.patch, self.patch)
@@ -57,6 +61,18 @@ class VisionBackbone:
         """What beside the weights changes a value."""
         pixels = {"geometry": self.geometry, "image_size": self.image_size, "mean": list(self.mean), "std": list(self.std)}
         return {**self.frozen.identity, **pixels, **({"shortest_edge": self.shortest} if self.geometry == "crop" else {})}
+
+    def _sizes(self, source: Source, config: Any, processed: int | None) -> tuple[int, int]:
+        """(patch, image) side in pixels, as the model was trained."""
+        return _side(config, "patch_size", source.name), _side(config, "image_size", source.name)
+
+    def _size(self, setup: Setup, trained: int, usual: int) -> int:
+        """The side of the image that the model is given."""
+        return _image_size(self.name, setup.image_size if setup.image_size is not None else usual, self.patch, trained)
+
+    def _depths(self, config: Any) -> list[int]:
+        """The lengths of the model's lists of blocks."""
+        return [config.num_hidden_layers]
 
     def view(self, height: int, width: int) -> View:
         """The view of an image of that many pixels."""
@@ -114,6 +130,13 @@ class VisionBackbone:
         asked = "interpolate_pos_encoding" in inspect.signature(self.frozen.model.forward).parameters
         return {"interpolate_pos_encoding": True} if asked and self.image_size != trained else {}
 
+    def _entering(self, pixels: Tensor) -> Tensor:
+        """[B, N, d]: the tokens before the first block."""
+        tokens = first_block_input(self, pixels)
+        if tokens.ndim != 3 or (len(tokens), tokens.shape[2]) != (len(pixels), self.width):
+            raise ValueError(f"its blocks see {tuple(tokens.shape)}, not [{len(pixels)}, tokens, {self.width}]")
+        return tokens
+
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
         """(special tokens before the patches, positions in all): light up the first, second, last patch; see what moves."""
@@ -122,7 +145,7 @@ class VisionBackbone:
         for row, (top, left) in enumerate([(0, 0), (0, min(patch, last)), (last, last)], start=1):
             pixels[row, :, top : top + patch, left : left + patch] = 1
         try:
-            tokens = _first_block_input(self, pixels)
+            tokens = self._entering(pixels)
         except (TypeError, ValueError, RuntimeError, AttributeError) as error:
             first = str(error).strip().splitlines()[0]
             raise HarnessError(
@@ -145,8 +168,8 @@ class _ReachedError(Exception):
     """Ends a forward pass at the first block."""
 
 
-def _first_block_input(backbone: VisionBackbone, pixels: Tensor) -> Tensor:
-    """[B, N, d]: what enters the first block."""
+def first_block_input(backbone: VisionBackbone, pixels: Tensor) -> Tensor:
+    """What enters the first block: [B, N, d] in most models."""
     entered: list[Tensor] = []
 
     def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -160,10 +183,7 @@ def _first_block_input(backbone: VisionBackbone, pixels: Tensor) -> Tensor:
         pass
     finally:
         handle.remove()
-    tokens = entered[0]
-    if tokens.ndim != 3 or (len(tokens), tokens.shape[2]) != (len(pixels), backbone.width):
-        raise ValueError(f"its blocks see {tuple(tokens.shape)}, not [{len(pixels)}, tokens, {backbone.width}]")
-    return tokens
+    return entered[0]
 
 
 def _rgb(sample: Sample) -> np.ndarray:
