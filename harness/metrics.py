@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,22 +30,23 @@ def score_rows(
 ) -> Iterator[Score]:
     """The rows of one metric at one layer: each concept, macro, weighted."""
     unknown = ~evaluation.calibrated
-    values = metric.compute(evaluation, torch.ones(1, bootstrap.samples))[0].masked_fill(unknown, torch.nan)
-    again = metric.compute(evaluation, bootstrap.weights) if bootstrap.replicates else values.new_empty(0, len(values))
-    again = again.masked_fill(unknown, torch.nan)
-    positives = bootstrap.labels.sum(0)
+    values = metric.compute(evaluation, torch.ones(1, bootstrap.samples))[0].masked_fill(unknown, torch.nan).double().numpy()
+    again = metric.compute(evaluation, bootstrap.weights) if bootstrap.replicates else torch.empty(0, len(values))
+    replicates = again.masked_fill(unknown, torch.nan).double().numpy()
+    labels = bootstrap.labels.numpy()
+    positives = labels.sum(0)
     for c, concept in enumerate(bootstrap.concepts):
         value = finite(float(values[c]))
-        low, high = interval(again[:, c])
+        low, high = interval(replicates[:, c])
         reason = None if value is not None else undefined(evaluation, c)
         yield Score(name, layer, concept, value, finite(low), finite(high), int(positives[c]), reason=reason)
     for kind in AVERAGES:
         weights = positives if kind == "weighted" else None
-        resampled = bootstrap.weights @ bootstrap.labels.float() if kind == "weighted" else None
+        resampled = bootstrap.weights.double().numpy() @ labels if kind == "weighted" else None
         value = finite(float(average(values, weights)))
-        both, alone = average_intervals(again, resampled, bootstrap.seed)
+        both, alone = average_intervals(replicates, resampled, bootstrap.seed)
         sample_ci = None if math.isnan(alone.low) else (alone.low, alone.high)
-        known = int(values.isfinite().sum())
+        known = int(np.isfinite(values).sum())
         reason = None if value is not None else "no concept has a value"
         yield Score(name, layer, kind, value, finite(both.low), finite(both.high), known, sample_ci, reason)
 
@@ -69,7 +71,7 @@ class Bootstrap:
     def __init__(self, labels: Tensor, concepts: Sequence[str], replicates: int, seed: int) -> None:
         self.labels, self.concepts, self.replicates, self.seed = labels.cpu(), tuple(concepts), replicates, seed
         self.samples = len(labels)
-        self.weights = sample_weights(self.samples, replicates, seed)
+        self.weights = torch.from_numpy(sample_weights(self.samples, replicates, seed)).float()
 
 
 def all_rows(

@@ -15,7 +15,7 @@ from sklearn import metrics as scikit
 
 from harness.metrics import Bootstrap, all_rows, score_rows
 from harness.registry import Registry
-from harness.statistics import sample_weights
+from harness.statistics import sample_weights as drawn_weights
 from harness.types import Evaluation, Metric, Score
 
 DETECTION = ("f1", "precision", "recall", "average_precision", "auroc")
@@ -51,6 +51,10 @@ def evaluation(lengths: list[int], seed: int, concepts: int = 3, ties: bool = Fa
     )
 
 
+def drawn(samples: int, replicates: int, seed: int) -> torch.Tensor:
+    return torch.from_numpy(drawn_weights(samples, replicates, seed)).float()
+
+
 def ones(evaluation: Evaluation) -> torch.Tensor:
     return torch.ones(1, len(evaluation.offsets) - 1)
 
@@ -78,7 +82,7 @@ def test_the_value_is_scikit_learns_over_known_items(name: str, ties: bool, ever
 def test_a_weighting_is_the_metric_of_the_samples_drawn_that_often(name: str, ties: bool, every: dict[str, Metric]) -> None:
     lengths = [1] * 30 if name in DETECTION else [5, 0, 1, 9, 3, 0, 12, 4]
     given = evaluation(lengths, seed=8, ties=ties, unknown=0.1)
-    weights = sample_weights(len(lengths), 12, seed=1)
+    weights = drawn(len(lengths), 12, seed=1)
     got = every[name].compute(given, weights)
     sample = np.repeat(np.arange(len(lengths)), lengths)
     for b, row in enumerate(weights.numpy()):
@@ -170,7 +174,7 @@ def test_the_pointing_game_counts_the_samples_whose_strongest_token_is_in_the_co
 ) -> None:
     lengths = [5, 0, 1, 9, 3, 0, 12, 4, 2, 7]
     given = evaluation(lengths, seed=3, ties=ties, unknown=0.3)
-    weights = torch.cat([ones(given), sample_weights(len(lengths), 8, seed=2)])
+    weights = torch.cat([ones(given), drawn(len(lengths), 8, seed=2)])
     got = every["pointing_game"].compute(given, weights)
     for b, row in enumerate(weights.tolist()):
         for c in range(3):
@@ -206,7 +210,7 @@ def test_the_area_of_a_concept_is_the_weighted_mean_of_its_explained_samples(nam
     truth[:, 3] = -1
     areas = torch.where(truth == 1, given.scores.sigmoid(), torch.nan)
     given = Evaluation(areas, truth == 1, truth, given.offsets, (truth == 1).any(0))
-    weights = sample_weights(20, 6, seed=0)
+    weights = drawn(20, 6, seed=0)
     got = every[name].compute(given, weights)
     for b in range(6):
         for c in range(3):
@@ -224,7 +228,7 @@ def test_the_area_of_a_concept_is_the_weighted_mean_of_its_explained_samples(nam
 def test_binned_rankings_give_close_to_exact_token_ap_intervals(ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     g = np.random.default_rng(0)
     given = evaluation(g.integers(0, 200, 60).tolist(), seed=6, concepts=2, ties=ties)
-    weights = sample_weights(60, 100, seed=0)
+    weights = drawn(60, 100, seed=0)
     exact = ranked.TokenAveragePrecision().compute(given, weights)
     monkeypatch.setattr(ranked, "EXACT", 0)
     binned = ranked.TokenAveragePrecision().compute(given, weights)
@@ -333,7 +337,7 @@ def test_one_concept_has_the_interval_of_its_samples(every: dict[str, Metric]) -
 def test_the_weighted_average_is_resampled_with_the_positives_of_each_replicate(every: dict[str, Metric]) -> None:
     given = evaluation([1] * 25, seed=9)
     labels = given.truth == 1
-    weights = sample_weights(25, 50, 0)
+    weights = drawn(25, 50, 0)
     replicates, positives = every["f1"].compute(given, weights).numpy(), (weights.double() @ labels.double()).numpy()
     means = [np.average(row[~np.isnan(row)], weights=n[~np.isnan(row)]) for row, n in zip(replicates, positives, strict=True)]
     row = rows_of(every["f1"], given, labels)["weighted"]
