@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from harness.localize import Explanation, Job, locate
     from harness.masks import checked_rle, rle_mask
     from harness.metrics import Bootstrap, score_rows
-    from harness.network import unreachable
+    from harness.network import download_bar, fetch, refusal, unpack, unreachable
     from harness.numerics import (
         segment_ids,
         segment_last,
@@ -72,6 +72,10 @@ _LAZY = {
     "apply_view": "harness.embed",
     "checked_rle": "harness.masks",
     "rle_mask": "harness.masks",
+    "download_bar": "harness.network",
+    "fetch": "harness.network",
+    "refusal": "harness.network",
+    "unpack": "harness.network",
     "unreachable": "harness.network",
     "capture": "harness.embed",
     "square_patches": "harness.embed",
@@ -159,6 +163,8 @@ __all__ = [
     "checked_rle",
     "choices_of",
     "choose",
+    "download_bar",
+    "fetch",
     "find_results",
     "hookimpl",
     "in_concept",
@@ -169,6 +175,7 @@ __all__ = [
     "read_result",
     "read_tokens",
     "refit",
+    "refusal",
     "rle_mask",
     "sample_cutoffs",
     "score_rows",
@@ -186,6 +193,7 @@ __all__ = [
     "tail_cutoffs",
     "token_cutoffs",
     "unknown",
+    "unpack",
     "unreachable",
     "write_atomic",
 ]

@@ -17,8 +17,8 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Value
 from rich.console import Console
 from rich.progress import track
 
-from harness.api import SPLITS, HarnessError, unknown
-from harness_coco.download import ARCHIVES, IMAGE_BYTES, Downloads, unpack
+from harness.api import SPLITS, HarnessError, unknown, unpack
+from harness_coco.download import ARCHIVES, IMAGE_BYTES, Downloads
 from harness_coco.masks import Rle, instance_masks, panoptic_masks, panoptic_record
 from harness_coco.reading import PAPER, Listing, Picture, read_listing, read_paper_split
 

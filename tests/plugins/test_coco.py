@@ -11,8 +11,6 @@ import stat
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from stub_server import Server, serving
 
-from harness.api import HarnessError
+from harness.api import HarnessError, fetch, unpack, unreachable
 
 ROOT = Path(__file__).parents[2]
 HEIGHT, WIDTH = 30, 40
@@ -483,7 +482,7 @@ def test_an_empty_folder_says_what_is_missing_where_and_how_to_get_it(tmp_path: 
 
 def test_in_a_terminal_the_question_names_the_size_and_no_declines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(download, "unreachable", lambda url: None)
+    monkeypatch.setattr("harness.network.unreachable", lambda url: None)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setattr("click.confirm", lambda text, err: asked.append(text))
@@ -495,37 +494,6 @@ def test_in_a_terminal_the_question_names_the_size_and_no_declines(tmp_path: Pat
 # --- downloads, from a server on this machine
 
 
-class Server:
-    """Serves `files` (path -> bytes) with ranges; `cut` closes a path's first answers after so many bytes."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.cut: dict[str, list[int]] = {}
-        self.ranges: list[tuple[str, str | None]] = []
-        self.url = ""
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        data, wanted = self.files.get(request.path), request.headers.get("Range")
-        if data is None:
-            request.send_error(404)
-            return
-        if request.command == "GET":
-            self.ranges.append((request.path, wanted))
-        start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted else 0  # type: ignore[index]
-        if wanted and start >= len(data):
-            request.send_response(416)
-            request.send_header("Content-Range", f"bytes */{len(data)}")
-            request.send_header("Content-Length", "0")
-            request.end_headers()
-            return
-        request.send_response(206 if wanted else 200)
-        request.send_header("Content-Length", str(len(data) - start))
-        request.end_headers()
-        if request.command == "GET":
-            cuts = self.cut.get(request.path)
-            request.wfile.write(data[start : start + cuts.pop(0) if cuts else None])
-
-
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serving() as stub:
@@ -533,40 +501,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield stub
 
 
-@contextmanager
-def serving() -> Iterator[Server]:
-    stub = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            stub.answer(self)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield stub
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(5)
-
-
 DATA = bytes(range(256)) * 40
 
 
-def official(data: bytes) -> download.Archive:
-    return download.Archive("zips/x.zip", len(data), hashlib.sha256(data).hexdigest())
-
-
 def fetched(server: Server, target: Path) -> bytes:
-    download.fetch(f"{server.url}/x.zip", target, official(DATA))
+    fetch(f"{server.url}/x.zip", target, len(DATA), hashlib.sha256(DATA).hexdigest())
     return target.read_bytes()
 
 
@@ -631,15 +570,15 @@ def test_a_file_the_server_lacks_is_one_line(server: Server, tmp_path: Path) -> 
 
 def test_no_scheme_but_http_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(HarnessError) as error:
-        download.fetch("file:///etc/passwd", tmp_path / "x")
-    assert str(error.value) == "cannot download 'file:///etc/passwd': not an http address; mend `coco_url` of that image"
+        fetch("file:///etc/passwd", tmp_path / "x")
+    assert str(error.value) == ("cannot download 'file:///etc/passwd'; it is not an http address; mend the file that names it")
 
 
 def test_a_host_that_does_not_answer_is_given_up_within_three_seconds() -> None:
-    assert download.unreachable("http://127.0.0.1:9") == "<urlopen error [Errno 111] Connection refused>"
+    assert unreachable("http://127.0.0.1:9") == "<urlopen error [Errno 111] Connection refused>"
     with serving() as stub:
         stub.answer = lambda request: threading.Event().wait(5)  # type: ignore[method-assign,assignment]
-        assert download.unreachable(stub.url) in {"no answer in 3 s", "timed out"}
+        assert unreachable(stub.url) in {"no answer in 3 s", "timed out"}
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\..\\evil", "C:/evil"])
@@ -649,7 +588,7 @@ def test_an_archive_with_a_hostile_path_is_refused_before_anything_is_written(tm
         archive.writestr("good.txt", "good")
         archive.writestr(zipfile.ZipInfo(name), "evil")
     with pytest.raises(HarnessError) as error:
-        download.unpack(path, target, lambda member: True)
+        unpack(path, target, lambda member: True)
     assert str(error.value) == f"{path} has a member that may point outside: {name!r}; nothing was unpacked; remove it"
     assert not target.exists()
 
@@ -660,7 +599,7 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(link, "/etc")
     with pytest.raises(HarnessError, match="has a member that may point outside: 'link'; nothing was unpacked; remove it"):
-        download.unpack(tmp_path / "x.zip", tmp_path / "out", lambda member: True)
+        unpack(tmp_path / "x.zip", tmp_path / "out", lambda member: True)
 
 
 def test_a_damaged_archive_is_one_line_and_leaves_no_member_under_its_name(tmp_path: Path) -> None:
@@ -669,7 +608,7 @@ def test_a_damaged_archive_is_one_line_and_leaves_no_member_under_its_name(tmp_p
         archive.writestr("a.txt", "A" * 100)
     path.write_bytes(path.read_bytes().replace(b"A" * 100, b"B" * 100))
     with pytest.raises(HarnessError) as error:
-        download.unpack(path, tmp_path / "out", lambda member: True)
+        unpack(path, tmp_path / "out", lambda member: True)
     assert str(error.value) == (
         f"{path} is not a sound zip archive: Bad CRC-32 for file 'a.txt'; remove it and run the command again"
     )
