@@ -180,8 +180,8 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
 
 
 def _weights(registry: Registry, setup: Setup, reference: str) -> Weights:
-    """A registered model's folder, found or fetched by the plugin that offers it."""
-    found: Weights = registry.create("models", reference, setup)
+    """A registered model's folder, found or fetched by the plugin that offers it, which may name another one in turn."""
+    found: Weights = registry.create("models", reference, replace(setup, weights=partial(_weights, registry, setup)))
     return found
 
 

@@ -57,7 +57,7 @@ OPTIONS = {
     "localizers": ["superactivator:vector=global-mean", "superactivator:vector=sample-mean"],
 }
 BUNDLED = load()
-NEED_A_MODEL = {"sae", "zero-shot"}
+NEED_A_MODEL = {"sae", "zero-shot", "prompt"}
 """Parts that are nothing without files of a model; the tests of their plugins check them."""
 PARTS = [
     (kind, name) for kind in CHECKS for name in (*BUNDLED.entries(kind), *OPTIONS.get(kind, [])) if name not in NEED_A_MODEL
