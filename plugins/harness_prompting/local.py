@@ -57,7 +57,7 @@ class Local:
         from transformers import AutoConfig
 
         self.weights, self.setup, self.max_tokens, self.batch_size = weights, setup, max_tokens, batch_size
-        self.identity = {"model": weights.name, "revision": weights.revision, "dtype": setup.dtype}
+        self.identity: Mapping[str, Any] = {"model": weights.name, "revision": weights.revision, "dtype": setup.dtype}
         try:
             self.config = AutoConfig.from_pretrained(weights.folder, trust_remote_code=False, local_files_only=True)
         except ValueError as error:
@@ -87,7 +87,8 @@ class Local:
                 yield {question.key: answer for question, answer in zip(mine, answers, strict=True)}
 
     def _logits(self, prompts: Prompts) -> list[Answer]:
-        loaded, answers = self.loaded, []
+        loaded = self.loaded
+        answers: list[Answer] = []
         for logits in self.next_logits(prompts):
             p = logits.float().softmax(-1)
             answers.append({"yes": float(p[loaded.yes].sum()), "no": float(p[loaded.no].sum())})
@@ -136,7 +137,7 @@ class Local:
             return str(loaded.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
         if loaded.tokenizer.chat_template is None:
             return f"{text}\n\nAnswer:"
-        message = {"role": "user", "content": text}  # type: ignore[dict-item]
+        message = {"role": "user", "content": text}
         return str(loaded.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
 
     def _refuse_long(self, length: int) -> None:
@@ -232,7 +233,8 @@ class Local:
     def plain_logits(self, prompts: Prompts, i: int) -> Tensor:
         """[V]: the same from one whole prompt, without a cache."""
         ids, more = self._whole(prompts, i)
-        return self._forward([ids], more, use_cache=False).logits[0, -1]
+        logits: Tensor = self._forward([ids], more, use_cache=False).logits
+        return logits[0, -1]
 
     def _whole(self, prompts: Prompts, i: int) -> tuple[list[int], dict[str, Tensor]]:
         ids = prompts.prefix + prompts.endings[i]

@@ -49,9 +49,9 @@ class Prompt:
         for name, value in (("answers", answers), ("parse", parse), ("order", order)):
             if value not in CHOICES[name]:
                 raise unknown(f"value of {name}", str(value), CHOICES[name], "scorer 'prompt'")
-        for name, value, least in (("max_tokens", max_tokens, 1), ("batch_size", batch_size, 1), ("parallel", parallel, 1)):
-            if value < least:
-                raise HarnessError(f"bad value {value} for option {name!r} of scorer 'prompt'; allowed: at least {least}")
+        for name, number in (("max_tokens", max_tokens), ("batch_size", batch_size), ("parallel", parallel)):
+            if number < 1:
+                raise HarnessError(f"bad value {number} for option {name!r} of scorer 'prompt'; allowed: at least 1")
         self.argument, self.server = argument, server
         self.answers, self.parse, self.order = answers, parse, order
         self.max_tokens, self.batch_size = max_tokens, batch_size
@@ -207,7 +207,7 @@ def _shown(sample: Sample) -> Any:
     if image is None or min(image.size) >= SMALLEST:
         return image
     factor = SMALLEST / min(image.size)
-    return image.resize(tuple(max(SMALLEST, round(side * factor)) for side in image.size))
+    return image.resize((max(SMALLEST, round(image.width * factor)), max(SMALLEST, round(image.height * factor))))
 
 
 def _box_mask(box: wording.Box, width: int, height: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import io
 import json
 import math
 import os
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,28 +56,40 @@ class Server:
             raise HarnessError("the server of prompt takes no password or query in its address; set OPENAI_API_KEY instead")
         self.url, self.model = url.rstrip("/"), model
         self.max_tokens, self.parallel, self.timeout, self.retries = max_tokens, parallel, timeout, retries
-        self.identity = {"model": model, "revision": "served: unknown", "server": self.url}
+        self.identity: Mapping[str, Any] = {"model": model, "revision": "served: unknown", "server": self.url}
         self.pause = 1.0
+        self._stopped = Event()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def answer(self, questions: list[Question]) -> Iterator[Mapping[str, Answer]]:
         """Key -> answer as they come; after a failure no more are sent, and those that came are given first."""
-        waiting = iter(questions)
+        self._stopped.clear()
         with ThreadPoolExecutor(self.parallel) as pool:
-            running = {pool.submit(self._one, q): q.key for _, q in zip(range(self.parallel), waiting, strict=False)}
-            failed: BaseException | None = None
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                keys = {future: running.pop(future) for future in done}
-                failed = failed or next((error for future in done if (error := future.exception()) is not None), None)
-                answers = {key: future.result() for future, key in keys.items() if future.exception() is None}
-                if answers:
-                    yield answers
-                if failed is None:
-                    more = zip(range(self.parallel - len(running)), waiting, strict=False)
-                    running.update({pool.submit(self._one, q): q.key for _, q in more})
-            if failed is not None:
-                raise failed
+            try:
+                yield from self._answers(pool, iter(questions))
+            finally:
+                self._stopped.set()  # whatever ends this, nobody sits out a pause
+
+    def _answers(self, pool: ThreadPoolExecutor, waiting: Iterator[Question]) -> Iterator[Mapping[str, Answer]]:
+        running: dict[Future[Answer], str] = {}
+        failed: BaseException | None = None
+        while True:
+            if failed is None:
+                more = islice(waiting, self.parallel - len(running))
+                running.update({pool.submit(self._one, question): question.key for question in more})
+            if not running:
+                break
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            keys = {future: running.pop(future) for future in done}
+            errors = [error for future in done if (error := future.exception()) is not None]
+            answers = {key: future.result() for future, key in keys.items() if future.exception() is None}
+            if errors and failed is None:
+                failed = errors[0]
+                self._stopped.set()
+            if answers:
+                yield answers
+        if failed is not None:
+            raise failed
 
     def _one(self, question: Question) -> Answer:
         body = json.dumps(self._body(question)).encode()
@@ -90,8 +103,11 @@ class Server:
                         f"the same command to go on"
                     ) from None
                 pause = self.pause * 2**attempt if fault.pause is None else fault.pause
-                time.sleep(min(pause, LONGEST_PAUSE))
-        raise AssertionError("unreachable")
+                if self._stopped.wait(min(pause, LONGEST_PAUSE)):
+                    break
+        raise HarnessError(
+            f"server {self.url} is no longer asked, since another question failed; run the same command to go on"
+        )
 
     def _body(self, question: Question) -> dict[str, Any]:
         content: Any = question.text

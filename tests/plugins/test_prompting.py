@@ -34,6 +34,7 @@ from harness.api import HarnessError, Method, Result, Sample, Setup, Weights
 from harness.cli import chosen_methods, main
 from harness.masks import rle_mask
 from harness.registry import Registry
+from harness.testing import check_scorer
 
 CONCEPTS = ("joy", "anger", "a very long name", "fear")
 PASSAGE = "Well, Anna said: lovely weather, as always."
@@ -356,6 +357,12 @@ def test_only_what_was_generated_is_parsed(llama: Path, tmp_path: Path):
     notes = prompt.notes["prompt"]
     assert notes["unparsable"] == {"joy": 1}
     assert notes["unparsable, cut at max_tokens"] == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"answers": "generate", "max_tokens": 3}])
+def test_it_keeps_the_contract_of_a_scorer(options: Mapping[str, Any], llama: Path, tmp_path: Path):
+    samples = [Sample(str(i), text=f"{PASSAGE} {i}") for i in range(4)]
+    check_scorer(opened(llama, tmp_path, **options), samples)
 
 
 def test_the_papers_parse_is_never_silent(llama: Path, tmp_path: Path):
