@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from harness.calibration import Calibrated, Chosen, at_layer, at_level
-from harness.embed import NORMALIZATIONS, Plan, PlanOptions, plan
+from harness.embed import NORMALIZATIONS, Batching, Plan, PlanOptions, plan
 from harness.errors import HarnessError, unknown
 from harness.explain import pairs, price
 from harness.match import Match
+from harness.precision import choose_dtype, first_taken
 from harness.registry import Registry
-from harness.sites import choose_sites, pick_device, pick_dtype
+from harness.sites import choose_sites, pick_device, pick_dtypes
 from harness.store import Storage, free_bytes
 from harness.tasks import Task, load_task, task_file
 from harness.types import (
@@ -36,7 +37,8 @@ from harness.types import (
     Weights,
 )
 
-BATCH = 16
+BATCH, BATCH_ON_GPU = 16, 64
+"""Samples per forward pass to begin with; where memory runs out they are halved."""
 
 
 @dataclass(frozen=True)
@@ -157,24 +159,38 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
     declared = task_file(registry, spec.task)
     cache_dir = spec.cache_dir.expanduser()
     device = pick_device(spec.device)
-    dtype = pick_dtype(spec.dtype, device)
+    dtypes = pick_dtypes(spec.dtype, device)
     parts = tuple(build(registry, method) for method in spec.methods)
     metrics = {name: registry.create("metrics", name) for name in registry.entries("metrics")}
-    setup = Setup(device, dtype, spec.image_size or declared.image_size, cache_dir)
+    size = spec.image_size or declared.image_size
+    setup = Setup(device, dtypes[0], size, cache_dir, size_asked=spec.image_size is not None)
     setup = replace(setup, weights=partial(_weights, registry, setup))
-    backbone = registry.create("backbones", spec.backbone, setup)
+
+    def make(dtype: str) -> Backbone:
+        made: Backbone = registry.create("backbones", spec.backbone, replace(setup, dtype=dtype))
+        return made
+
+    backbone, left = first_taken(dtypes, make)
+    setup = replace(setup, dtype=left[0])
     if declared.modality != backbone.modality:
         raise HarnessError(
             f"task {declared.task!r} has modality {declared.modality!r}; backbone {spec.backbone!r} takes {backbone.modality!r}; "
             f"choose another backbone, see `harness list backbones`"
         )
-    parts = tuple(replace(p, scorer=_opened(p.scorer, setup, declared.modality)) for p in parts)
     task = load_task(registry, spec.task, spec.limit, cache_dir)
+    notes = {}
+    if len(dtypes) > 1 and task.modality != "tokens":
+        backbone, dtype, notes["dtype"] = choose_dtype(backbone, left, make, task, cache_dir)
+        setup = replace(setup, dtype=dtype)
+    parts = tuple(replace(p, scorer=_opened(p.scorer, setup, declared.modality)) for p in parts)
     sites = choose_sites(spec.layers, spec.streams, backbone)
     arithmetic = device if device.startswith("cuda") else "cpu"  # float64 is needed, and not to be had elsewhere
-    batch = spec.batch_size or BATCH
-    how = PlanOptions(cache_dir, spec.cache_bytes, batch, spec.block_tokens, spec.normalization, spec.seed, arithmetic, storage)
-    bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, plan(task, backbone, sites, how), arithmetic, dtype)
+    batching = Batching(spec.batch_size or (BATCH_ON_GPU if device.startswith("cuda") else BATCH))
+    how = PlanOptions(
+        cache_dir, spec.cache_bytes, batching, spec.block_tokens, spec.normalization, spec.seed, arithmetic, storage
+    )
+    planned = plan(task, backbone, sites, how)
+    bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, planned, arithmetic, setup.dtype, notes)
     _refuse(bench, registry)
     return bench
 

@@ -66,6 +66,16 @@ class Lists(click.ParamType[tuple[str, ...]]):
         return tuple(word.strip() for word in str(value).split(",") if word.strip())
 
 
+class Size(click.ParamType[int | None]):
+    """A positive number, or `auto` (None)."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | None:
+        """None for `auto`."""
+        return None if value == "auto" else click.IntRange(1).convert(value, param, ctx)
+
+
 @click.group(
     context_settings={
         "help_option_names": ["-h", "--help"],
@@ -121,8 +131,8 @@ def several(name: str, *more: str, **kwargs: Any) -> Callable[[Any], Any]:
 @option("--normalization", default="train", show_default=True, help="train (the paper's), standardize or none.")
 @option("--limit", "-L", type=click.IntRange(1), help="At most so many samples per split, spread over concepts.")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
-@option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16 for the forward pass.")
-@option("--batch-size", type=click.IntRange(1), help="Samples per forward pass.  [default: 16]")
+@option("--dtype", default="auto", show_default=True, help="float32, bfloat16 or float16, for the forward pass.")
+@option("--batch-size", type=Size(), help="Samples per forward pass; halved where memory runs out.  [default: auto]")
 @option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seeds every random choice.")
 @option("--bootstrap", type=click.IntRange(0), default=1000, show_default=True, help="Bootstrap replicates for the intervals.")
 @option(

@@ -7,7 +7,8 @@ images, which misaligns every non-square image (method section 11.B1). What is s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -110,12 +111,53 @@ def region_hit(marks: Sequence[Mapping[str, Any]], regions: Tensor, view: View |
     return boxes_hit(torch.from_numpy(apply_view(mask, view, nearest=True)), regions)
 
 
-def embed_samples(backbone: Backbone, samples: Sequence[Sample], sites: Sequence[Site], batch_size: int) -> Embedded:
-    """The samples' embeddings on the CPU, in order, from forward passes of at most `batch_size` samples of similar length."""
+class Batching:
+    """How many samples go through the model at once: halved for the rest of a run where memory runs out. No number depends on it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._failed: int | None = None
+
+    def shrink(self, backbone: Backbone, failed: Sequence[Sample]) -> None:
+        """Half of the batch that failed; raises where that was one sample."""
+        if len(failed) == 1:
+            raise HarnessError(
+                f"out of memory with one sample at a time; sample {failed[0].id!r}, backbone {backbone.name}; try --dtype bfloat16, "
+                f"fewer --layers, a smaller --image-size or max_length, or device_map=auto for a model of hf:"
+            )
+        self.size, self._failed = len(failed) // 2, self._failed or len(failed)
+
+    def worked(self) -> None:
+        """Says on stderr, once memory has sufficed, how many samples that was."""
+        if self._failed is not None:
+            sys.stderr.write(f"out of memory with {self._failed} samples at a time; going on with {self.size} (--batch-size)\n")
+            self._failed = None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on any device: torch has one exception for CUDA, and a RuntimeError by its words elsewhere."""
+    words = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+    by_words = isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or by_words
+
+
+def embed_samples(backbone: Backbone, samples: Sequence[Sample], sites: Sequence[Site], batching: Batching) -> Embedded:
+    """The samples' embeddings on the CPU, in order, from forward passes of at most `batching.size` samples of similar length."""
     order = sorted(range(len(samples)), key=lambda i: len(samples[i].text or ""))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches: list[list[int]] = []
+    done: list[Embedded] = []
+    start = 0
     with torch.inference_mode():
-        done = [_forward(backbone, [samples[i] for i in batch], sites) for batch in batches]
+        while start < len(order):
+            batch = order[start : start + batching.size]
+            made = _or_none(lambda: _forward(backbone, [samples[i] for i in batch], sites))  # noqa: B023 - called at once
+            if made is None:
+                batching.shrink(backbone, [samples[i] for i in batch])
+                continue
+            batching.worked()
+            batches.append(batch)
+            done.append(made)
+            start += len(batch)
     at = {i: (b, j) for b, batch in enumerate(batches) for j, i in enumerate(batch)}
     places = [at[i] for i in range(len(samples))]
     if order == list(range(len(samples))):
@@ -128,6 +170,18 @@ def embed_samples(backbone: Backbone, samples: Sequence[Sample], sites: Sequence
     summary = torch.stack([done[b].summary[:, j] for b, j in places], 1)
     views = tuple(done[b].views[j] for b, j in places if done[b].views is not None)  # type: ignore[index]
     return Embedded(values, torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), regions, summary, views or None)
+
+
+def _or_none(forward: Callable[[], Embedded]) -> Embedded | None:
+    """What it gives, or None where memory ran out; what the failed pass held is free again on return."""
+    try:
+        return forward()
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def _forward(backbone: Backbone, samples: Sequence[Sample], sites: Sequence[Site]) -> Embedded:
@@ -158,7 +212,7 @@ class Extraction:
     backbone: Backbone
     sites: tuple[Site, ...]
     store: Store | None
-    batch_size: int
+    batching: Batching
     samples_per_block: int
     device: str
 
@@ -190,7 +244,7 @@ class Extraction:
         return total
 
     def _embed(self, split: str, block: range) -> Embedded:
-        return embed_samples(self.backbone, self.task.splits[split].samples(block), self.sites, self.batch_size)
+        return embed_samples(self.backbone, self.task.splits[split].samples(block), self.sites, self.batching)
 
     def geometry(self, split: str, block: range) -> Geometry:
         """A block's offsets, regions and views."""
@@ -468,7 +522,7 @@ def plan(task: Task, backbone: Backbone, sites: Sequence[Site], how: PlanOptions
                 backbone,
                 tuple(sites[start : start + step]),
                 Store(how.cache_dir, backbone, dtype) if stored else None,
-                how.batch_size,
+                how.batching,
                 block,
                 how.device,
             ),
@@ -487,7 +541,7 @@ class PlanOptions:
 
     cache_dir: Path
     cache_bytes: int
-    batch_size: int
+    batching: Batching
     block_tokens: int
     normalization: str
     seed: int

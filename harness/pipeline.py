@@ -160,13 +160,13 @@ def _fitted_again(bench: Bench, progress: Progress, fits: Fits) -> Refit:
 def check(bench: Bench) -> dict[str, str]:
     """The cheap guards' findings. A verdict is kept beside the blocks it speaks for: a run that embeds nothing asks for no forward."""
     if bench.spec.guards == "off":
-        return {"batch": "off", "view": "off"}
+        return dict.fromkeys(guards.GUARDS, "off")
     store = bench.plan.groups[0].extraction.store
     verdict = store.folder / f"guards-{results.file_name(bench.task.name)}.json" if store else None
     labels = {site.label for site in bench.sites}
     if verdict and bench.plan.missing == 0 and verdict.is_file():
         kept = _verdict(verdict)
-        if labels <= set(kept.get("sites", ())):
+        if labels <= set(kept.get("sites", ())) and set(guards.GUARDS) <= set(kept.get("found", ())):
             return dict(kept["found"])
     found = guards.check_backbone(bench.task, bench.backbone, bench.sites, bench.dtype)
     if verdict:

@@ -54,6 +54,7 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
     }
     chosen = choices(bench, done.decided, done.located)
     return results.write_result(folder, Result(bench.spec, method, task, backbone, tuple(scores), chosen, notes, origin))
+        "batch size": bench.plan.groups[0].extraction.batching.size if made["samples embedded"] else None,
 
 
 def describe(bench: Bench) -> dict[str, Any]:

@@ -65,11 +65,14 @@ def _indices(word: str, n: int, blocks: Sequence[int]) -> list[int]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    return (
-        f"{numbers[0]}..{numbers[-1]}"
-        if list(numbers) == list(range(numbers[0], numbers[-1] + 1))
-        else ", ".join(map(str, numbers))
-    )
+    """`0..2, 4, 6..11` of ascending numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}..{run[-1]}" for run in runs)
 
 
 def pick_device(device: str) -> str:
@@ -83,8 +86,11 @@ def pick_device(device: str) -> str:
     return device
 
 
-def pick_dtype(dtype: str, device: str) -> str:
-    """`auto` is float32. 16 bit is asked for by name; float16 on a CPU is refused: it computes a hundred times slower there."""
+def pick_dtypes(dtype: str, device: str) -> tuple[str, ...]:
+    """The dtype asked for; for `auto` those to try in this order: float32 on a CPU, 16 bit first on a GPU (see `precision.py`).
+
+    float16 on a CPU is refused: it computes a hundred times slower there.
+    """
     allowed = ("auto", "float32", "bfloat16", "float16")
     if dtype not in allowed:
         raise unknown("dtype", dtype, allowed, "--dtype")
@@ -92,4 +98,9 @@ def pick_dtype(dtype: str, device: str) -> str:
         raise HarnessError(
             "float16 on a CPU is not computed in hardware; --dtype float16 with --device cpu; use bfloat16 or float32"
         )
-    return "float32" if dtype == "auto" else dtype
+    if dtype != "auto":
+        return (dtype,)
+    if not device.startswith("cuda"):
+        return ("float32",)
+    half = ("bfloat16", "float16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("float16",)
+    return (*half, "float32")

@@ -143,7 +143,7 @@ def _functions(jobs: Sequence[Job], tokens: Tokens, bench: Bench) -> dict[str, F
     """Method -> its f_c; methods with the same concepts, layers and detector share one, with all their kinds of vectors."""
     made: dict[tuple[Any, ...], Function] = {}
     found = {}
-    batch = bench.plan.groups[0].extraction.batch_size
+    batch = bench.plan.groups[0].extraction.batching.size
     detectors = {parts.method.name: parts.method.detector for parts in bench.parts}
     for job in jobs:
         key = (id(job.explained.concepts), tuple(job.explained.layers.tolist()), detectors[job.name])

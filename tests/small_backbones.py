@@ -19,6 +19,7 @@ import torch
 from harness.api import (
     Embedded,
     Entry,
+    HarnessError,
     Inputs,
     Sample,
     Setup,
@@ -59,14 +60,30 @@ def load(key: str) -> Any:
     return made() if callable(made) else made
 
 
+MEMORY: dict[str, Exception] = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."),
+    "cpu": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+    ),
+    "linux": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12"),
+    "python": MemoryError(),
+    "other": RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+}
+"""What running out of memory looks like, by device, and what is something else."""
+
+
 class Words:
-    """A token per word: its vector is drawn by the word. fault: leak, padding, hole, width or sites; `who` is the faulty sample's text."""
+    """A token per word: its vector is drawn by the word. `room`: as many samples fit the memory.
+
+    fault: leak, padding, hole, width, sites, shift, drop, special, stale, alike; `who` is the faulty sample's text. memory: what is raised.
+    """
 
     name, revision, modality, n_layers = "words", "1", "text", LAYERS
     layers = range(LAYERS)
 
-    def __init__(self, setup: Setup, *, fault: str = "", who: str = "") -> None:
+    def __init__(self, setup: Setup, *, fault: str = "", who: str = "", room: int = 0, memory: str = "cuda") -> None:
         self._fault, self._who, self.identity, self.width = fault, who, {"fault": fault}, WIDTH
+        self._room, self._memory, self._seen = room, memory, 0.0
 
     def inputs(self, samples: Sequence[Sample]) -> Inputs:
         """Padded vectors of the words."""
@@ -79,6 +96,14 @@ class Words:
         lengths = torch.tensor([len(words) for words in found])
         positions = torch.arange(longest)[None] < lengths[:, None]
         spans = [[word.start(), word.end()] for words in found for word in words]
+        if self._fault == "drop":  # as if each text began with a start token
+            positions[:, 0], spans = False, [[w.start(), w.end()] for words in found for w in words[1:]]
+        if self._fault == "special":
+            values = torch.cat([torch.ones(len(samples), 1, WIDTH), values], 1)
+            positions = torch.cat([positions[:, :1] | True, positions], 1)
+            spans = [span for words in found for span in ([0, 0], *([w.start(), w.end()] for w in words))]
+        if self._fault == "labels":  # each token has its neighbour's region
+            spans = [[w.start(), w.end()] for words in found for w in (*words[1:], words[-1])]
         if self._fault == "padding":
             positions = torch.ones_like(positions)
             padded = [words + [None] * (longest - len(words)) for words in found]
@@ -90,8 +115,18 @@ class Words:
         """Layer l is (l + 1) times the word's vector plus that of the sample's mean word."""
         values, positions = inputs.tensors["values"], inputs.positions
         lengths = positions.sum(1)
+        _refuse_streams(sites)
+        if self._room and len(values) > self._room:
+            raise MEMORY[self._memory]
         context = values.sum(1) / (values.shape[1] if self._fault == "leak" else lengths[:, None].clamp(min=1))
         every = torch.stack([(site.layer + 1.0) * values + 0.1 * site.layer * context[:, None] for site in sites])
+        if self._fault == "shift":
+            every = torch.cat([every[:, :, :1], every[:, :, :-1]], 2)
+        if self._fault == "stale":
+            every = every + self._seen
+            self._seen = float(every.mean())
+        if self._fault == "alike":
+            every = every[-1:].expand(len(every), -1, -1, -1)
         if self._fault == "hole":
             for i, site in enumerate(sites):
                 if site.layer == 1:
@@ -101,7 +136,13 @@ class Words:
         if self._fault == "sites":
             every = every[:-1]
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        return Embedded(every[:, positions], offsets, inputs.regions, every.mean(2))
+        summary = (every * positions[None, :, :, None]).sum(2) / lengths[:, None].clamp(min=1)
+        return Embedded(every[:, positions], offsets, inputs.regions, summary)
+
+
+def _refuse_streams(sites: Sequence[Site]) -> None:
+    if any(site.stream != "residual" for site in sites):
+        raise HarnessError("these backbones have the residual stream alone")
 
 
 def _vector(word: str) -> np.ndarray[Any, Any]:
@@ -110,7 +151,10 @@ def _vector(word: str) -> np.ndarray[Any, Any]:
 
 
 class Pixels:
-    """A token per patch: its mean colour and place. The view squashes. fault: crop (pixels are cropped, the view is not), mirror, blind."""
+    """A token per patch: its mean colour and place. The view squashes. fault: crop (pixels are cropped, the view is not), mirror, turn
+    (rows for columns), blind, columns (patches column by column), boxes (left before top), gap (the last patch left out), class (one
+    position more, counted as the first patch).
+    """
 
     name, revision, modality, n_layers, width = "pixels", "1", "image", 2, WIDTH
     layers = range(2)
@@ -128,15 +172,22 @@ class Pixels:
                 top, left = (height - short) // 2, (width - short) // 2
                 image = image[top : top + short, left : left + short]
             seen = torch.from_numpy(apply_view(image, view)).permute(2, 0, 1) / 255
-            pixels.append(seen.flip(2) if self._fault == "mirror" else seen)
+            seen = seen.flip(2) if self._fault == "mirror" else seen
+            pixels.append(seen.transpose(1, 2) if self._fault == "turn" else seen)
         boxes = square_patches(self._size, self._size, PATCH)
+        boxes = boxes[:, [1, 0, 3, 2]] if self._fault == "boxes" else boxes[:-1] if self._fault == "gap" else boxes
         positions = torch.ones(len(samples), len(boxes), dtype=torch.bool)
         views = None if self._fault == "blind" else (view,) * len(samples)
         return Inputs({"pixel_values": torch.stack(pixels)}, positions, boxes.repeat(len(samples), 1), views)
 
     def forward(self, inputs: Inputs, sites: Sequence[Site]) -> Embedded:
         """Colour and place."""
-        patches = torch.nn.functional.avg_pool2d(inputs.tensors["pixel_values"], PATCH).flatten(2).transpose(1, 2)
+        _refuse_streams(sites)
+        patches = torch.nn.functional.avg_pool2d(inputs.tensors["pixel_values"], PATCH)
+        patches = patches.transpose(2, 3) if self._fault == "columns" else patches
+        patches = patches.flatten(2).transpose(1, 2)[:, : inputs.positions.shape[1]]
+        if self._fault == "class":
+            patches = torch.cat([torch.ones_like(patches[:, :1]), patches[:, :-1]], 1)
         place = torch.linspace(-1, 1, patches.shape[1])[None, :, None].expand(len(patches), -1, WIDTH - 3)
         every = torch.stack([torch.cat([patches * (site.layer + 1), place], 2) for site in sites])
         offsets = torch.arange(len(patches) + 1) * patches.shape[1]

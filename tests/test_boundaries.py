@@ -57,6 +57,7 @@ TIERS = (
         "statistics",
         "sites",
         "provenance",
+        "precision",
     ),
     ("registry", "numerics", "masks", "network"),
     ("hookspecs", "types", "errors"),

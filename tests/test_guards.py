@@ -164,12 +164,12 @@ def test_a_wrong_width_names_the_sample_and_the_layer_like_every_guard(texts: st
 
 def test_guards_that_are_off_say_so_and_stop_nothing(texts: str, make_spec: Spec, registry: Registry) -> None:
     (result,) = pipeline.run(make_spec(texts, "words:fault=leak", (SUMMARY,), guards="off"), registry, quiet)
-    assert result.notes["guards"] == {"batch": "off", "view": "off"}
+    assert result.notes["guards"] == dict.fromkeys(guards.GUARDS, "off")
 
 
 def test_stored_embeddings_skip_what_needs_raw_inputs_and_say_so(run_toy: Callable[..., list[Result]]) -> None:
     (result,) = run_toy("superactivator")
-    assert result.notes["guards"] == {"batch": "skipped: stored embeddings", "view": "skipped: stored embeddings"}
+    assert result.notes["guards"] == dict.fromkeys(guards.GUARDS, "skipped: stored embeddings")
 
 
 def test_a_failed_guard_leaves_no_verdict_that_a_second_run_would_trust(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.api import HarnessError, Site
-from harness.sites import choose_sites, pick_device, pick_dtype
+from harness.sites import choose_sites, pick_device, pick_dtypes
 
 
 @dataclass
@@ -75,6 +75,13 @@ def message(words: str, n: int = 12, streams: tuple[str, ...] = ("residual",), m
 )
 def test_every_spelling_of_layers_gives_true_indices_ascending_and_once_each(words: str, expected: list[int]):
     assert layers(words) == expected
+
+
+def test_layers_that_a_model_skips_are_left_out_of_all_and_refused_by_what_there_is():
+    model = Stored(6, layers=(0, 1, 2, 4, 5, 6))
+    assert layers("all", model=model) == [0, 1, 2, 4, 5]
+    assert layers("final", model=model) == [6]
+    assert message("3", model=model) == "no layer 3 in backbone some-model; it has 0..2, 4..6 (--layers 3)"
 
 
 @pytest.mark.parametrize(
@@ -224,25 +231,35 @@ def test_a_device_that_computes_nothing_is_refused():
         pick_device("meta")
 
 
-def test_auto_is_float32_everywhere():
-    assert pick_dtype("auto", "cpu") == pick_dtype("auto", "cuda") == "float32"
+def test_auto_is_float32_where_there_is_no_gpu():
+    assert pick_dtypes("auto", "cpu") == pick_dtypes("auto", "mps") == ("float32",)
+
+
+@pytest.mark.parametrize(
+    ("native", "dtypes"),
+    [(True, ("bfloat16", "float16", "float32")), (False, ("float16", "float32"))],
+    ids=["native", "emulated"],
+)
+def test_auto_on_a_gpu_tries_16_bit_before_float32(native: bool, dtypes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert pick_dtypes("auto", "cuda") == pick_dtypes("auto", "cuda:1") == dtypes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_dtype_is_taken_at_its_word(dtype: str):
-    assert pick_dtype(dtype, "cpu") == dtype
+    assert pick_dtypes(dtype, "cpu") == pick_dtypes(dtype, "cuda") == (dtype,)
 
 
 def test_float16_is_refused_on_a_cpu_with_what_to_use_instead():
-    assert pick_dtype("float16", "cuda") == "float16"
+    assert pick_dtypes("float16", "cuda") == ("float16",)
     with pytest.raises(HarnessError, match="use bfloat16 or float32"):
-        pick_dtype("float16", "cpu")
+        pick_dtypes("float16", "cpu")
 
 
 @pytest.mark.parametrize(("dtype", "near"), [("flaot32", "float32"), ("bf16", "bfloat16"), ("float23", "float32")])
 def test_an_unknown_dtype_gets_the_nearest(dtype: str, near: str):
     with pytest.raises(HarnessError) as caught:
-        pick_dtype(dtype, "cpu")
+        pick_dtypes(dtype, "cpu")
     said = str(caught.value)
     assert said.startswith(f"unknown dtype {dtype!r} in --dtype; ")
     assert near in said.split("there are")[0] or "there are" in said
