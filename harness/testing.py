@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from harness import types
 from harness.embed import Affine
 from harness.errors import HarnessError
 from harness.explain import Function, SampleProbe, Subject
+from harness.guards import check_layers, check_place, check_regions
 from harness.localize import Explanation
 from harness.masks import rle_mask
 from harness.numerics import segment_max
@@ -265,8 +266,17 @@ def check_explainer(explainer: types.Explainer) -> None:
     )
 
 
-def check_backbone(backbone: types.Backbone, samples: Sequence[Sample] = (), tolerance: float = 2e-3) -> None:
-    """Raises where a token is not placed, is not the same alone and in a batch, or a site is not the one asked for."""
+def check_backbone(
+    backbone: types.Backbone,
+    samples: Sequence[Sample] = (),
+    tolerance: float = 2e-3,
+    own: Callable[[Inputs], Mapping[int, Tensor]] | None = None,
+) -> None:
+    """Raises where a token is not where its region says, is not the same alone and in a batch, or a site is not the one asked for.
+
+    own: layer -> [B, N, d], what the model's own library gives as the outputs of its blocks. Nothing else can tell that layers are off
+    by one, or that a norm was applied to all of them.
+    """
     members = ("name", "revision", "n_layers", "width", "identity", "inputs", "forward")
     name, samples = _named(backbone, *members, modality=("image", "text", "tokens")), samples or made_up_samples(4)
     json.dumps(dict(backbone.identity))
@@ -288,9 +298,20 @@ def check_backbone(backbone: types.Backbone, samples: Sequence[Sample] = (), tol
     _need(offsets.tolist() == [0, *lengths.cumsum(0).tolist()], f"{name}.forward: offsets do not fit the inputs' positions")
     _need(_close(values, embed(samples)[0], tolerance), f"{name}.forward gives other values each time; is it in eval mode?")
     for s, sample in enumerate(samples):
-        alone, _, own = embed([sample])
-        same = _close(alone, values[:, offsets[s] : offsets[s + 1]], tolerance) and _close(own[:, 0], summary[:, s], tolerance)
+        alone, _, its = embed([sample])
+        same = _close(alone, values[:, offsets[s] : offsets[s + 1]], tolerance) and _close(its[:, 0], summary[:, s], tolerance)
         _need(same, f"{name}: sample {sample.id!r} differs alone and in a batch; padding or attention masks are wrong")
+    if own is not None:
+        _check_own(name, own(inputs), inputs, values, sites, tolerance)
+    if backbone.modality != "tokens":
+        image = samples[0].image if images else None
+        size = None if image is None else (image.height, image.width)
+        try:
+            check_layers(values, backbone, sites)
+            check_regions(backbone, size)
+            check_place(backbone, size)
+        except HarnessError as error:
+            raise AssertionError(str(error)) from error
     backward = embed(samples, sites[::-1])[0].flip(0)
     _need(_close(backward, values, tolerance), f"{name}.forward does not give the sites in the order they are asked for")
     for stream in STREAMS[1:]:
@@ -299,6 +320,16 @@ def check_backbone(backbone: types.Backbone, samples: Sequence[Sample] = (), tol
         except HarnessError:
             continue
         _need(not torch.equal(other, values[0]), f"{name} answers stream {stream!r} with the residual one; refuse it")
+
+
+def _check_own(
+    name: str, own: Mapping[int, Tensor], inputs: Inputs, values: Tensor, sites: Sequence[Site], tolerance: float
+) -> None:
+    for site, mine in zip(sites, values, strict=True):
+        if site.layer in own:
+            theirs = own[site.layer].float().cpu()[inputs.positions.cpu()]
+            what = f"{name}.forward: layer {site.label} is not the output of block {site.layer} as the library gives it"
+            _need(theirs.shape == mine.shape and _close(theirs, mine, tolerance), what)
 
 
 def check_dataset(load: Callable[..., Any], modality: types.Modality, rows: int = 50, **options: Any) -> None:

@@ -324,13 +324,9 @@ def test_llama_text_is_the_language_tower_without_its_cross_attention_blocks(who
             assert torch.allclose(got.values[at, rows], states[0, 1:], atol=5e-5)  # the start token is no content
 
 
-def test_a_skipped_block_is_refused_by_name_and_left_out_of_all(wholes):
-    from harness.sites import choose_sites
-
+def test_a_skipped_block_is_refused_by_name_and_is_no_layer(wholes):
     backbone = load(Setup(), str(wholes["llama"]), tower="text")
-    assert [site.layer for site in choose_sites("all", ["residual"], backbone)] == [0, 2, 4]
-    with pytest.raises(HarnessError, match=r"no layer 3 in backbone llama; it has 0, 2, 4\.\.5"):
-        choose_sites("3", ["residual"], backbone)
+    assert backbone.layers == [0, 2, 4, 5]
     with pytest.raises(HarnessError, match=r"llama has no site 3; its layers are 0\.\.4.*, without 1, 3, which need an image"):
         backbone.forward(backbone.inputs([Sample("0", text="a")]), [Site(3)])
 
