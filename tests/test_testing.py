@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -605,8 +606,8 @@ class GoodModel:
         for s, row in enumerate(words):
             ids[s, : len(row)] = torch.tensor([float(sum(word.encode())) for word in row])
             positions[s, : len(row)] = True
-        places = torch.cat([torch.arange(len(row)) for row in words])
-        return Inputs({"ids": ids}, positions, torch.stack([places, places + 1], 1))
+        spans = [word.span() for sample in samples for word in re.finditer(r"\S+", sample.text or "")]
+        return Inputs({"ids": ids}, positions, torch.tensor(spans).reshape(-1, 2))
 
     def forward(self, inputs: Inputs, sites: Sequence[Site]) -> Embedded:
         for site in sites:
