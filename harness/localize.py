@@ -92,6 +92,8 @@ class Job:
 class Located(NamedTuple):
     """map [T, C] of the test tokens, decisions [T, C], truth [T, C] as it is counted; level (index; -1 = none), cutoff, cal token F1, each [C].
 
+    cutoffs [P, C] of all levels, with their counts [3, P, C] (TP, FP, FN) and F1 [P, C] on cal (NaN = not allowed).
+
     curves: name -> [S, C] float64, the area under each explained test sample's curve of f_c, NaN elsewhere; empty where none was drawn.
     activations [T, C]: the concepts' own, where tokens are logged.
     """
@@ -102,6 +104,9 @@ class Located(NamedTuple):
     level: Tensor
     cutoff: Tensor
     cal_f1: Tensor
+    cutoffs: Tensor
+    counts: Tensor
+    f1: Tensor
     activations: Tensor | None = None
     curves: Mapping[str, Tensor] = {}
 
@@ -127,14 +132,15 @@ def locate(
     sparse = on_tokens and getattr(job.explained.concepts, "sparse", False)
     own = [scored(scores[usable[:, c], c][:, None], sparse) for c in range(scores.shape[1])]
     cutoffs = torch.cat([tail_cutoffs(column, levels) for column in own], -1)
-    f1 = f1_score(counts_at(scores.masked_fill(~in_cal | (truth < 0), -torch.inf), truth, cutoffs))  # a NaN has no rank
-    f1 = f1.masked_fill(cutoffs.isnan(), torch.nan)
+    counts = counts_at(scores.masked_fill(~in_cal | (truth < 0), -torch.inf), truth, cutoffs)  # a NaN has no rank
+    f1 = f1_score(counts).masked_fill(cutoffs.isnan(), torch.nan)
     if job.at_least is not None and on_tokens:
         f1 = f1.masked_fill(torch.arange(len(levels), device=f1.device)[:, None] < job.at_least, torch.nan)
     level = first_best(f1)
     cutoff = cutoffs.gather(0, level[None])[0]
     decisions = (tested.double() >= cutoff) & in_test
-    return Located(tested, decisions, job.truth(test, 1), level, cutoff, f1.gather(0, level[None])[0])
+    cal_f1, three = f1.gather(0, level[None])[0], torch.stack([counts.tp, counts.fp, counts.fn])
+    return Located(tested, decisions, job.truth(test, 1), level, cutoff, cal_f1, cutoffs, three, f1)
 
 
 def merge(parts: list[tuple[Tensor, Located]]) -> Located:

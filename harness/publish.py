@@ -9,13 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness import results
+from harness import evidence, results
 from harness.bench import Bench, Decided, Parts, asked_splits
 from harness.calibration import at_layer, at_level
 from harness.localize import Located
 from harness.metrics import NO_CUTOFF, NO_VECTOR, Bootstrap, all_rows
+from harness.numerics import Counts
 from harness.provenance import provenance
 from harness.types import Choice, Evaluation, Progress, Result, Score, finite
+
+
+ABOUT = ("kind", "unit", "range", "chance", "higher_is_better", "version")
+"""What a result says of each metric."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,8 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
     task, backbone = bench.task.describe(), describe(bench)
     folder = results.run_folder(bench.spec, method, task, backbone)
     results.write_samples(folder, sample_columns(bench, done.decided))
-    results.write_calibration(folder, calibration_columns(bench, done.decided))
-    if done.decided.matches:
-        results.write_match(folder, match_columns(bench, done.decided))
+    for name, columns in evidence_columns(done):
+        results.write_columns(folder, name, columns)
     if bench.spec.log_tokens and done.located is not None and done.located.activations is not None:
         results.write_tokens(folder, *token_log(bench, done.decided, done.located))
     with progress(f"intervals of {method.name}", 0, ""):
@@ -50,11 +54,12 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
         "device": bench.device,
         "dtype": bench.dtype,
         "storage": bench.plan.storage,
+        "batch size": bench.plan.groups[0].extraction.batching.size if made["samples embedded"] else None,
         "samples embedded": made["samples embedded"],
     }
     chosen = choices(bench, done.decided, done.located)
-    return results.write_result(folder, Result(bench.spec, method, task, backbone, tuple(scores), chosen, notes, origin))
-        "batch size": bench.plan.groups[0].extraction.batching.size if made["samples embedded"] else None,
+    about = {name: {key: getattr(metric, key) for key in ABOUT} for name, metric in bench.metrics.items()}
+    return results.write_result(folder, Result(bench.spec, method, task, backbone, tuple(scores), chosen, notes, origin, about))
 
 
 def describe(bench: Bench) -> dict[str, Any]:
@@ -75,16 +80,23 @@ def score(bench: Bench, decided: Decided, located: Located | None, bootstrap: Bo
     """Every metric at the chosen layers and at every fixed layer; localization at the chosen layers."""
     rows = all_rows(bench.metrics, "detection", dict(evaluations(decided, bootstrap.labels)), bootstrap)
     if located is not None:
-        offsets = bench.plan.groups[0].open(summaries=False).test.offsets.cpu()
-        known = located.cutoff.isfinite().cpu()
-        tokens = Evaluation(located.map.double().cpu(), located.decisions.cpu(), located.truth.cpu(), offsets, known)
-        rows += all_rows(bench.metrics, "localization", {"chosen": tokens}, bootstrap)
-        samples = torch.arange(len(bootstrap.labels) + 1)
-        for name, areas in located.curves.items():
-            there = areas.isfinite()
-            drawn = Evaluation(areas, there, there.to(torch.int8) * 2 - 1, samples, there.any(0))
-            rows += all_rows(bench.metrics, name, {"chosen": drawn}, bootstrap)
+        for kind, evaluation in of_tokens(bench, located).items():
+            rows += all_rows(bench.metrics, kind, {"chosen": evaluation}, bootstrap)
     return rows
+
+
+def of_tokens(bench: Bench, located: Located) -> dict[str, Evaluation]:
+    """Kind of metric -> what it sees of the test tokens: the masks, and the explained samples' curves."""
+    offsets = bench.plan.groups[0].open(summaries=False).test.offsets.cpu()
+    known = located.cutoff.isfinite().cpu()
+    found = {
+        "localization": Evaluation(located.map.double().cpu(), located.decisions.cpu(), located.truth.cpu(), offsets, known)
+    }
+    for name, areas in located.curves.items():
+        there = areas.isfinite()
+        samples = torch.arange(len(areas) + 1)
+        found[name] = Evaluation(areas, there, there.to(torch.int8) * 2 - 1, samples, there.any(0))
+    return found
 
 
 def evaluations(decided: Decided, labels: Tensor) -> Iterator[tuple[str | None, Evaluation]]:
@@ -136,6 +148,32 @@ def unit(decided: Decided, layer: int, concept: int) -> str | None:
     """The name of the unit that was matched to a concept at a layer; None for a supervised method."""
     found = decided.match(layer)
     return None if found is None else found[0].name(found[1], concept)
+
+
+def evidence_columns(done: Finished) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file name, columns) of all that the result's numbers are computed from but the per-sample decisions."""
+    bench, decided, located = done.bench, done.decided, done.located
+    concepts, test = bench.task.concepts, bench.task.splits["test"].ids
+    yield "calibration.parquet", calibration_columns(bench, decided)
+    given = {"cal": decided.cal, "test": decided.test}
+    asked = ("cal", "test") if decided.scorer is None else asked_splits(decided.scorer)
+    ids = {split: bench.task.splits[split].ids for split in asked}
+    scores = {split: given[split] for split in asked}
+    yield "scores.parquet", evidence.score_columns(scores, ids, decided.layers, concepts)
+    if decided.matches:
+        yield "match.parquet", match_columns(bench, decided)
+    if located is None:
+        return
+    kinds, levels = of_tokens(bench, located), bench.task.file.levels if len(located.cutoffs) > 1 else (None,)
+    tokens, detected = kinds["localization"], decided.detected(decided.test).cpu()
+    counts, cutoffs = Counts(*located.counts.cpu()), located.cutoffs.cpu()
+    yield (
+        "localization.parquet",
+        evidence.token_count_columns(tokens, located.cutoffs.cpu(), detected, levels, test, concepts),
+    )
+    yield "map_calibration.parquet", evidence.map_calibration_columns(cutoffs, counts, located.f1.cpu(), levels, concepts)
+    yield "token_ranking.parquet", evidence.ranking_columns(tokens, concepts)
+    yield "sample_values.parquet", evidence.mean_columns(bench.metrics, kinds, test, concepts)
 
 
 def match_columns(bench: Bench, decided: Decided) -> dict[str, Sequence[Any]]:

@@ -27,7 +27,7 @@ from harness.types import Choice, Method, Result, RunSpec, Score
 if TYPE_CHECKING:
     from torch import Tensor
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMPLETE = "complete"
 NO_NUMBER = ("output", "cache_dir", "guards", "log_tokens", "task", "backbone", "layers", "streams", "method", "methods")
 """Options that change no number, or whose meaning is in the identity already: content, weights and sites, the recipe's parts."""
@@ -100,14 +100,9 @@ def write_samples(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     write_atomic(folder / "per_sample.parquet", _parquet(columns))
 
 
-def write_calibration(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """`calibration.parquet`, one row per (layer, concept, level): cutoff and cal counts."""
-    write_atomic(folder / "calibration.parquet", _parquet(columns))
-
-
-def write_match(folder: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """`match.parquet`, one row per (layer, concept): the unit that cal matched to it; only for units without names."""
-    write_atomic(folder / "match.parquet", _parquet(columns))
+def write_columns(folder: Path, name: str, columns: Mapping[str, Any]) -> None:
+    """One more parquet file of a result."""
+    write_atomic(folder / name, _parquet(columns))
 
 
 def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
@@ -166,6 +161,7 @@ def to_json(result: Result) -> dict[str, Any]:
         "backbone": dict(result.backbone),
         "method": dataclasses.asdict(result.method),
         "config": config(result.spec, result.method),
+        "metrics": {name: dict(about) for name, about in result.metrics.items()},
         "choices": [dataclasses.asdict(choice) for choice in result.choices],
         "scores": [dataclasses.asdict(score) for score in result.scores],
         "notes": dict(result.notes),

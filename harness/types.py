@@ -452,7 +452,8 @@ class Metric(Protocol):
     """One number per concept from scores, decisions and truth, under B weightings of the samples (1 weighting of ones = the value).
 
     A metric of kind "detection" sees samples, one of kind "localization" tokens; see `Evaluation`. Kinds "insertion" and "deletion"
-    see, as a sample's score, the area under that curve of f_c; samples that were not explained have truth -1.
+    see, as a sample's score, the area under that curve of f_c; samples that were not explained have truth -1. An optional
+    `mean_of_samples = True` says that the number is the mean of one number per sample, over samples that have one.
     """
 
     kind: ClassVar[Literal["detection", "localization", "insertion", "deletion"]]
@@ -557,6 +558,7 @@ class Result:
     choices: tuple[Choice, ...]
     notes: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     path: Path | None = None
 
     def score(self, metric: str, layer: str | None = "chosen", concept: str = "macro") -> Score | None:

@@ -83,7 +83,19 @@ def _in_regions(name: str, this: Decided, test: SplitBlocks, bench: Bench, progr
                         decisions[here, c] = region_hit(mine, test.regions[here], view, split.ids[i]).to(decisions.device)
             advance(len(part))
     cutoff = torch.full((len(test.concepts),), 0.5, dtype=torch.float64)
-    return Located(decisions.float(), decisions, test.truth, -torch.ones_like(cutoff).long(), cutoff, cutoff * torch.nan)
+    none = cutoff * torch.nan
+    counts = torch.zeros(3, 1, len(cutoff))
+    return Located(
+        decisions.float(),
+        decisions,
+        test.truth,
+        -torch.ones_like(cutoff).long(),
+        cutoff,
+        none,
+        cutoff[None],
+        counts,
+        none[None],
+    )
 
 
 def _job(

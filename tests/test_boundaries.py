@@ -55,6 +55,8 @@ TIERS = (
         "results",
         "metrics",
         "statistics",
+        "evidence",
+        "recompute",
         "sites",
         "provenance",
         "precision",

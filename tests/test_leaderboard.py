@@ -26,7 +26,7 @@ def put(root: Path, name: str, value: float | None, /, method: dict[str, Any] | 
     task |= {"samples": {"train": 3, "cal": 2, "test": 2}, "positives": {"star": {"train": 1, "cal": 1, "test": 1}}, **changes}
     folder = root / str(task["limit"]) / str(task["fingerprint"])[:4] / "".join(c for c in name if c.isalnum())
     read = {
-        "schema_version": 1,
+        "schema_version": 2,
         "run_id": f"{name}-{task['fingerprint']}-{task['limit']}",
         "task": task,
         "backbone": {"name": "toy", "revision": "1", "sites": ["0", "1"], "normalization": "train"},

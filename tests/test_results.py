@@ -86,7 +86,8 @@ def message(folder: Path) -> str:
 
 def test_a_run_writes_everything_a_reader_needs_and_nothing_else(made: Result):
     names = {path.name for path in made.path.iterdir()}
-    assert names == {"per_sample.parquet", "calibration.parquet", "tokens.safetensors", "config.yaml", "result.json", "STATUS"}
+    evidence = {"per_sample", "calibration", "scores", "localization", "map_calibration", "token_ranking", "sample_values"}
+    assert names == {*(f"{name}.parquet" for name in evidence), "tokens.safetensors", "config.yaml", "result.json", "STATUS"}
     assert (made.path / "STATUS").read_text() == "complete"
 
 
@@ -376,7 +377,7 @@ def test_what_was_written_is_read_back_as_it_was(made: Result):
     read = read_result(made.path)
     assert tuple(scores_of(read)) == made.scores
     assert tuple(choices_of(read)) == made.choices
-    assert read["schema_version"] == 1
+    assert read["schema_version"] == 2
     assert read["run_id"] == made.path.name
     assert read["task"]["fingerprint"] == made.task["fingerprint"]
 
@@ -495,12 +496,12 @@ def test_a_result_file_that_is_not_text_is_named(tmp_path: Path):
     assert str(tmp_path / "result.json") in message(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 1, "2", None])
 def test_a_result_of_another_schema_version_is_refused_with_both_versions(tmp_path: Path, version: Any):
     write_result(tmp_path, small())
     read = json.loads((tmp_path / "result.json").read_text())
     (tmp_path / "result.json").write_text(json.dumps({**read, "schema_version": version}))
-    assert message(tmp_path) == f"{tmp_path / 'result.json'} has schema version {version!r}; this harness reads 1"
+    assert message(tmp_path) == f"{tmp_path / 'result.json'} has schema version {version!r}; this harness reads 2"
 
 
 def test_results_are_found_below_a_folder_in_name_order(tmp_path: Path):

@@ -19,6 +19,7 @@ class PointingGame:
     """
 
     kind, unit, range, chance, higher_is_better, version = "localization", "share", (0.0, 1.0), "share of tokens", True, 1
+    mean_of_samples = True
 
     def compute(self, evaluation: Evaluation, weights: Tensor) -> Tensor:
         """[B, C]."""
@@ -40,6 +41,7 @@ class InsertionAuc:
     """The mean area under the insertion curve, over the explained samples; undefined where f_c does not rise from empty to whole."""
 
     kind, unit, range, chance, higher_is_better, version = "insertion", "share", (0.0, 1.0), "that of random maps", True, 1
+    mean_of_samples = True
 
     def compute(self, evaluation: Evaluation, weights: Tensor) -> Tensor:
         """[B, C]."""
