@@ -499,14 +499,19 @@ def show(registry: Registry, name: str) -> None:
 def validate(registry: Registry, task: str, cache_dir: Path | None) -> None:
     """Check a task (a file, or a name with options) and the data behind it; print its statistics.
 
+    It asks for more than a run does: source, licence and citation, and no content in two splits.
+
     \b
     Example:
       harness validate tasks/toy.yaml
     """
     from harness.tables import print_task
-    from harness.tasks import load_task
+    from harness.tasks import check_apart, check_stated, load_task, task_file
 
-    print_task(load_task(registry, task, cache_dir=cache_dir))
+    check_stated(task_file(registry, task))
+    loaded = load_task(registry, task, cache_dir=cache_dir)
+    print_task(loaded)
+    check_apart(loaded)
 
 
 @cli.command()

@@ -28,6 +28,8 @@ from harness.types import LEVELS, SPLITS, Modality, Sample
 MODALITIES = ("image", "text", "tokens")
 NAMED = 10
 """How many ids a note names; the count is always the whole."""
+STATED = ("source", "license", "citation")
+"""What `metadata` must say for `harness validate`; a run does not ask for it."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,36 @@ def _folder_task(dataset: str, folder: str, options: Mapping[str, Any]) -> TaskF
     """`embeddings:<folder>`: the folder is the task, its name the task's name."""
     path = Path(folder).expanduser()
     declared = {"name": dataset, "folder": str(path), **options}
-    return TaskFile(path.resolve().name, declared, modality="tokens", backbone=f"{dataset}:{folder}")
+    stated = dict.fromkeys(STATED, "a folder of the user's own")
+    return TaskFile(path.resolve().name, declared, modality="tokens", backbone=f"{dataset}:{folder}", metadata=stated)
+
+
+def check_stated(declared: TaskFile) -> None:
+    """Raises where the task does not say whose data it is: for `harness validate`; a run is not stopped by it."""
+    for key in STATED:
+        if not str(declared.metadata.get(key) or "").strip():
+            near = difflib.get_close_matches(key, [str(other) for other in declared.metadata], n=1)
+            instead = (
+                f"it has {near[0]!r}; write {key!r}"
+                if near
+                else f"add `metadata: {{{key}: ...}}`, with `none` where there is none"
+            )
+            raise HarnessError(f"task {declared.task!r} states no {key} in `metadata`; {instead}")
+
+
+def check_apart(task: Task) -> None:
+    """Raises where a sample stands in two splits, texts compared without case and space: for `harness validate`; a run notes it."""
+    content = {name: {_compared(split, i): split.ids[i] for i in range(len(split))} for name, split in task.splits.items()}
+    for first, second in (("train", "cal"), ("train", "test"), ("cal", "test")):
+        if both := [key for key in content[second] if key in content[first]]:
+            raise HarnessError(
+                f"splits {first} and {second} of task {task.name!r} overlap: {len(both)} samples have the same content, such as "
+                f"{content[first][both[0]]!r} and {content[second][both[0]]!r}; a sample may stand in one split alone; leave out the others"
+            )
+
+
+def _compared(split: Split, i: int) -> str:
+    return " ".join((split.sample(i).text or "").casefold().split()) if split.modality == "text" else split.hashes[i]
 
 
 def load_task(registry: Registry, reference: str, limit: int | None = None, cache_dir: Path | None = None) -> Task:
@@ -237,7 +268,7 @@ def load_task(registry: Registry, reference: str, limit: int | None = None, cach
     hashes = {split: [_content_hash(row, declared) for row in rows[split]] for split in SPLITS}
     _check_ids(rows, hashes, notes)
     rows, hashes = _drop_unreadable(rows, hashes, declared, cache_dir, notes)
-    _check_mask_sizes(rows, declared)
+    _check_regions(rows, declared)
     concepts = _enough_positives(_all_concepts(rows, declared), rows, declared, notes)
     if limit is not None:
         keep = {split: _spread(rows[split], concepts, limit) for split in SPLITS}
@@ -370,8 +401,16 @@ def _readable(image: Mapping[str, Any]) -> bool:
     return True
 
 
-def _check_mask_sizes(rows: Mapping[str, Any], declared: TaskFile) -> None:
-    """Raises where a mask has not the size of its image: it would be placed wrongly, without a word."""
+def _check_regions(rows: Mapping[str, Any], declared: TaskFile) -> None:
+    """Raises where a mask has not the size of its image, or a span leaves its text: it would be placed wrongly, without a word."""
+    for split in SPLITS if declared.modality == "text" else ():
+        for row in rows[split]:
+            for region in row["regions"] or ():
+                if not 0 <= region["start"] < region["end"] <= len(row["text"] or ""):
+                    raise HarnessError(
+                        f"a region of sample {row['id']!r} of split {split!r} is outside its text: {region['concept']!r} from character "
+                        f"{region['start']} to {region['end']}, the text has {len(row['text'])}; 0 <= start < end <= length is allowed"
+                    )
     for split in SPLITS if declared.modality == "image" else ():
         for row in rows[split]:
             sizes = {tuple(region["rle"]["size"]) for region in row["regions"] or ()}

@@ -24,6 +24,7 @@ from harness.api import SPLITS, RunSpec
 from harness.cli import cli, main
 from harness.registry import KINDS, load
 
+STATED = "metadata: {source: a test, license: CC0-1.0, citation: none}\n"
 SMALL = ("--limit", "8", "--bootstrap", "20")
 DETECTOR = """
 from harness.api import Entry, hookimpl, segment_max
@@ -165,7 +166,7 @@ def test_run_prints_the_table_and_the_absolute_path_on_stdout_and_nothing_else_t
 
 def test_list_show_plugins_and_validate_answer_for_real(tmp_path: Path):
     task = tmp_path / "mine.yaml"
-    task.write_text("task: mine\nmodality: tokens\ndataset: {name: toy}\nconcepts: [star, circle]\nbackbone: toy\n")
+    task.write_text("task: mine\nmodality: tokens\ndataset: {name: toy}\nconcepts: [star, circle]\nbackbone: toy\n" + STATED)
     expected = {
         ("list",): "superactivator",
         ("show", "toy"): "task toy",
@@ -281,7 +282,8 @@ def test_show_describes_everything_of_a_name(name: str, words: list[str], harnes
 def test_validate_takes_a_file_and_the_name_of_a_task(harness: Callable[..., Said], tmp_path: Path):
     by_name = harness("validate", "toy")
     assert by_name.code == 0
-    (tmp_path / "toy.yaml").write_text("task: toy\nmodality: tokens\ndataset: {name: toy}\nconcepts: [circle, square, star]\n")
+    declared = "task: toy\nmodality: tokens\ndataset: {name: toy}\nconcepts: [circle, square, star]\n"
+    (tmp_path / "toy.yaml").write_text(declared + STATED)
     by_file = harness("validate", "toy.yaml")
     assert by_file.out == by_name.out
     assert "circle" in by_file.out

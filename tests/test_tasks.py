@@ -201,7 +201,9 @@ def test_a_file_without_a_mapping_is_named(text: str, tmp_path: Path) -> None:
 
 def test_an_unknown_task_is_named_with_the_nearest(registry: Registry) -> None:
     message = refused(lambda: task_file(registry, "toi"))
-    assert message.startswith("unknown task 'toi'; did you mean toy?; there are: clevr, coco")
+    assert message.startswith(
+        "unknown task 'toi'; did you mean toy?; there are: broden-opensurfaces, broden-pascal, clevr, coco"
+    )
     assert message.endswith("see `harness list tasks`, or give the path of a task file")
 
 
@@ -318,6 +320,16 @@ def test_a_mask_of_another_size_than_its_image_is_refused(load: Callable[..., Ta
     assert message.startswith("a mask of sample 'cal1' of split 'cal' has (height, width) (8, 6), its image has (6, 8)")
 
 
+@pytest.mark.parametrize(("start", "end"), [(-1, 3), (2, 2), (0, 99)])
+def test_a_span_outside_its_text_is_refused_whatever_data_set_gave_it(start: int, end: int, load: Callable[..., Task]) -> None:
+    rows = texts()
+    rows["cal"][1]["regions"] = [{"concept": "sad", "start": start, "end": end}]
+    assert refused(lambda: load(rows)) == (
+        f"a region of sample 'cal1' of split 'cal' is outside its text: 'sad' from character {start} to {end}, the text has 12; "
+        "0 <= start < end <= length is allowed"
+    )
+
+
 # --- what is left out
 
 
@@ -405,8 +417,8 @@ def test_labels_and_masks_that_contradict_are_counted_and_the_label_wins(load: C
 
 def test_content_that_stands_in_two_splits_is_counted(load: Callable[..., Task]) -> None:
     copied = words("test")
-    copied[1]["text"] = words("train")[1]["text"]
-    copied[3]["text"] = words("cal")[3]["text"]
+    for i, split in ((1, "train"), (3, "cal")):
+        copied[i] = {**words(split)[i], "id": copied[i]["id"]}
     notes = load(texts(test=copied)).notes
     assert notes["same content in train and test"] == {"count": 1, "ids": ["test1"]}
     assert notes["same content in cal and test"] == {"count": 1, "ids": ["test3"]}
