@@ -35,7 +35,7 @@ ALONE = 2
 SENTENCE = ("river", "stone", "paper", "light", "green", "house")
 """A text whose words can be replaced, one at a time, by others of the same length."""
 OTHERS = ("cloud", "birds", "music", "plant")
-PLACES = 6
+PLACES = 4
 """Patches that are lit up one at a time."""
 
 

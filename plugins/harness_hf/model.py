@@ -33,6 +33,10 @@ UNUSED = ("pooler", "head", "mask_token")
 """Parameters that no token embedding depends on, and that a checkpoint may therefore lack."""
 
 
+class _EndedError(Exception):
+    """Ends a forward pass where what is wanted of it is there."""
+
+
 class FrozenModel:
     """The model in eval mode, its number of blocks and its width, and one forward pass to any sites.
 
@@ -70,10 +74,10 @@ class FrozenModel:
         }
 
     def states(self, tensors: Mapping[str, Tensor], sites: Sequence[Site]) -> list[Tensor]:
-        """One [B, N, d] tensor per site, from one forward pass."""
+        """One [B, N, d] tensor per site, from one forward pass, which ends behind the last block that is asked for."""
         final, last = Site(self.n_layers), Site(self.n_layers - 1)
         wanted = {last if site == final else site for site in sites}
-        with self.captured(wanted) as seen:
+        with self.captured(wanted) as seen, self._until(max(site.layer for site in wanted)):
             output = self.model(**tensors).last_hidden_state
         if final in sites:
             seen[final] = self._normed(output, seen[last])
@@ -86,6 +90,23 @@ class FrozenModel:
     def captured(self, sites: Iterable[Site]) -> contextlib.AbstractContextManager[dict[Site, Tensor]]:
         """What the modules of the sites put out in a forward pass inside the block."""
         return capture({site: self._module(site) for site in sites})
+
+    @contextlib.contextmanager
+    def _until(self, layer: int) -> Iterator[None]:
+        """Ends a forward pass inside the block of code when a block of the model is done, unless it is the last."""
+        if layer >= self.n_layers - 1:
+            yield
+            return
+
+        def stop(module: nn.Module, args: Any, output: Any) -> None:
+            raise _EndedError
+
+        handle = self.blocks[layer].register_forward_hook(stop)  # behind the hook that keeps the block's output
+        try:
+            with contextlib.suppress(_EndedError):
+                yield
+        finally:
+            handle.remove()
 
     def _module(self, site: Site) -> nn.Module:
         if not 0 <= site.layer < self.n_layers or site.layer not in self.layers:

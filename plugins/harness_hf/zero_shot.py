@@ -86,7 +86,13 @@ def _shared(folder: Path, words: list[str], device: torch.device) -> Shared:
 
     try:
         with quiet(), torch.no_grad():
-            model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True).eval()
+            model: Any
+            model, report = CLIPModel.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+            if report["missing_keys"]:  # a CLIP tower inside another model
+                raise ValueError(f"it lacks {sorted(report['missing_keys'])[0]}")
+            model.eval()
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
             given = tokenizer(words, padding=True, return_tensors="pt")
             found = model.get_text_features(**given)

@@ -203,6 +203,22 @@ def test_outputs_with_and_without_hooks_are_bit_identical_and_hooks_leave(folder
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.frozen.model.modules())
 
 
+@pytest.mark.parametrize("kind", [*VISION, *TEXT])
+def test_a_forward_pass_ends_behind_the_last_layer_that_is_asked_for(folders, kind):
+    backbone = load(Setup(), str(folders[kind]))
+    samples = [sample(0, 40, 30)] if kind in VISION else [Sample("0", text=TEXTS[0])]
+    ran = []
+    handle = backbone.frozen.blocks[1].register_forward_hook(lambda *_: ran.append(1))
+    sites = [Site(0), Site(0, "mlp"), Site(0, "attention")]
+    short = embed(backbone, samples, sites).values
+    assert not ran
+    whole = embed(backbone, samples, [*sites, Site(LAYERS)]).values
+    assert len(ran) == 1
+    handle.remove()
+    assert torch.equal(short, whole[:3])
+    assert not any(m._forward_hooks for m in backbone.frozen.model.modules())
+
+
 @pytest.mark.parametrize("kind", VISION)
 def test_an_image_alone_and_in_a_batch_gives_the_same_values(folders, kind):
     backbone = load(Setup(), str(folders[kind]), geometry="pad")

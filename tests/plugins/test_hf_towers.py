@@ -266,6 +266,13 @@ def test_the_towers_of_llava_are_those_of_the_whole_model(wholes):
         assert all(torch.equal(own[name], tensor) for name, tensor in mine.state_dict().items())
 
 
+def test_a_clip_tower_without_its_text_tower_is_no_clip_to_zero_shot(wholes):
+    from harness_hf.zero_shot import _shared
+
+    with pytest.raises(HarnessError, match=r"no text tower of a CLIP in .* \(it lacks "):
+        _shared(wholes["llava"], ["a cube"], torch.device("cpu"))
+
+
 def test_qwen_vision_lays_out_patches_as_its_processor_and_its_merger_reads_them(wholes):
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
