@@ -313,7 +313,7 @@ def _image_changes(backbone: Backbone, height: int, width: int) -> list[_Change]
         lit.append(Sample(f"guard {token}", image=PIL.Image.fromarray(pixels)))
 
     def inside(i: int, regions: Tensor) -> Tensor:
-        return torch.arange(len(regions)) == tokens[i]
+        return torch.arange(len(regions)).eq(tokens[i])
 
     return _changes(backbone, Sample("guard", image=plain), lit, inside)
 
