@@ -30,9 +30,8 @@ from harness_prompting.local import Loaded, Local
 from harness_prompting.scorer import Prompt
 
 from harness import pipeline
-from harness.api import HarnessError, Method, Result, Sample, Setup, Weights
+from harness.api import HarnessError, Method, Result, Sample, Setup, Weights, rle_mask
 from harness.cli import chosen_methods, main
-from harness.masks import rle_mask
 from harness.registry import Registry
 from harness.testing import check_scorer
 
