@@ -1,8 +1,9 @@
 """Leaderboards: a pure function of definitions and result files -> README.md and index.html, the same bytes every time.
 
-Rows are compared only within one table: same task content (fingerprint), same limit, same backbone weights. Rows are sorted by the
-first column; with overlapping intervals that is no ranking, and nothing is printed in bold. Sample text and plugin names are
-untrusted: Markdown is escaped, HTML is autoescaped.
+Rows are compared only within one table: same task content (fingerprint), same limit, same backbone weights, same versions of the
+metrics. They are ranked by the first column, with ties (`ranking.py`): a rank is an interval, and all that may be first are bold. A
+ceiling, a limited run and a row without every concept are shown and not ranked. Sample text and plugin names are untrusted:
+Markdown is escaped, HTML is autoescaped.
 """
 
 from __future__ import annotations
@@ -18,25 +19,29 @@ from jinja2 import Environment, PackageLoader
 from tabulate import tabulate
 
 from harness.errors import HarnessError, unknown
+from harness.ranking import Standing, rank
+from harness.recompute import Evidence
 from harness.results import find_results, read_result, scores_of, write_atomic
 from harness.types import Score
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a row: metric, average (macro or weighted), heading, and whether its interval is printed."""
+    """One number of a row: metric, average (macro or weighted), heading, whether its interval is printed, and the layer it is from."""
 
     metric: str
     average: str
     name: str
     interval: bool = False
+    layer: str = "chosen"
 
 
 @dataclass(frozen=True)
 class Board:
     """A definition, as `leaderboards/*.yaml` declares it; rows are sorted by the first column, ceilings (picked on test) come last.
 
-    explained: only the methods that were localized on the samples attribution explains; else only the others.
+    explained: only the methods that were localized on the samples attribution explains; else only the others. each_layer: a column more
+    for every layer of the run, of the first column's metric and average. unranked: methods that are shown without a rank.
     """
 
     board: str
@@ -44,6 +49,8 @@ class Board:
     columns: tuple[Column, ...]
     description: str = ""
     explained: bool = False
+    each_layer: bool = False
+    unranked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One result: the method, its cells, where the chosen layers lie, and its run id."""
+    """One result: the method, its cells, where the chosen layers lie, its run id and folder, and its rank, or why it has none."""
 
     method: str
     summary: str
     cells: tuple[Cell, ...]
     layers: str
     run_id: str
+    folder: Path
     ceiling: bool = False
+    standing: Standing | None = None
+    unranked: str | None = None
+
+    @property
+    def rank(self) -> str:
+        """As it is printed: `2`, or `1–4` for a tie."""
+        if self.standing is None:
+            return "–"
+        best, worst = self.standing
+        return f"{best}" if best == worst else f"{best}–{worst}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,7 @@ class Table:
 
     heading: str
     about: str
+    columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
 
@@ -86,9 +105,9 @@ def build(roots: Sequence[Path], output: Path) -> list[str]:
     return [*told, *(f"wrote {(output / name).absolute()}" for name in ("README.md", "index.html"))]
 
 
-def collect(roots: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
+def collect(roots: Sequence[Path]) -> tuple[list[Evidence], list[str]]:
     """(complete results, each run once, in a fixed order; why others were left out)."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Evidence] = {}
     problems = []
     for root in roots:
         for folder in find_results(root):
@@ -97,9 +116,13 @@ def collect(roots: Sequence[Path]) -> tuple[list[dict[str, Any]], list[str]]:
             except HarnessError as error:
                 problems.append(str(error).replace(f"{root}/", ""))
                 continue
-            found[read["run_id"]] = read
-    ordered = sorted(found.values(), key=lambda r: (r["task"]["name"], r["backbone"]["name"], r["method"]["name"], r["run_id"]))
-    return ordered, problems
+            found[read["run_id"]] = Evidence(folder, read)
+    return sorted(found.values(), key=_order), problems
+
+
+def _order(result: Evidence) -> tuple[str, ...]:
+    read = result.read
+    return read["task"]["name"], read["backbone"]["name"], read["method"]["name"], read["run_id"]
 
 
 def definitions(output: Path) -> list[Board]:
@@ -119,7 +142,8 @@ def read_board(path: Path) -> Board:
     _check_keys(raw, Board, f"leaderboard definition {path}")
     for column in raw["columns"]:
         _check_keys(column, Column, f"a column of leaderboard definition {path}")
-    return Board(**{**raw, "columns": tuple(Column(**column) for column in raw["columns"])})
+    columns = tuple(Column(**column) for column in raw["columns"])
+    return Board(**{**raw, "columns": columns, "unranked": tuple(raw.get("unranked", ()))})
 
 
 def _check_keys(raw: Any, kind: type, where: str) -> None:
@@ -134,25 +158,85 @@ def _check_keys(raw: Any, kind: type, where: str) -> None:
             raise HarnessError(f"{where} has no key {name!r}; it is required")
 
 
-def tables(board: Board, results: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
-    """One table per (task content, limit, backbone weights and geometry), full runs before limited ones."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+def tables(board: Board, results: Sequence[Evidence]) -> Iterator[Table]:
+    """One table per (task content, limit, backbone, metric versions), full runs before limited ones; rows by rank, then value."""
+    groups: dict[tuple[Any, ...], list[Evidence]] = {}
     for result in results:
-        if (result["method"].get("localize_on") == "explained") != board.explained:
-            continue
-        task, backbone = result["task"], result["backbone"]
-        key = (task["limit"] is not None, task["name"], task["fingerprint"], backbone["name"], str(sorted(backbone.items())))
-        groups.setdefault(key, []).append(result)
+        if (result.read["method"].get("localize_on") == "explained") == board.explained:
+            groups.setdefault(_key(board, result.read), []).append(result)
     for key in sorted(groups):
-        every = [_row(board, result) for result in groups[key]]
-        rows = [row for row in every if any(cell.value is not None for cell in row.cells)]
-        if rows:
-            first = groups[key][0]
-            yield Table(
-                _heading(first),
-                _about(first),
-                tuple(sorted(rows, key=lambda r: (r.ceiling, -(r.cells[0].value or 0.0), r.method, r.run_id))),
-            )
+        first = groups[key][0].read
+        columns = board.columns
+        if board.each_layer:
+            head = columns[0]
+            labels = first["backbone"]["sites"]
+            columns += tuple(Column(head.metric, head.average, f"layer {label}", layer=label) for label in labels)
+        every = [(result, _row(board, columns, result)) for result in groups[key]]
+        there = [(result, row) for result, row in every if any(cell.value is not None for cell in row.cells)]
+        if there:
+            ranked, said = _ranked(board, there)
+            about = " ".join(part for part in (_about(first), said) if part)
+            yield Table(_heading(first), about, columns, tuple(sorted(ranked, key=_place)))
+
+
+def _key(board: Board, read: Mapping[str, Any]) -> tuple[Any, ...]:
+    task, backbone, metrics = read["task"], read["backbone"], read.get("metrics", {})
+    versions = str([(column.metric, metrics.get(column.metric, {}).get("version")) for column in board.columns])
+    return (
+        task["limit"] is not None,
+        task["name"],
+        task["fingerprint"],
+        backbone["name"],
+        str(sorted(backbone.items())),
+        versions,
+    )
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    value = row.cells[0].value
+    return row.ceiling, value is None, -(value or 0.0), row.method, row.run_id
+
+
+def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[Row], str]:
+    """The rows with their ranks, and what to say of them."""
+    column, most = board.columns[0], max(_covered(result, board.columns[0]) for result, _ in there)
+    why = [_unranked(board, result, row, most) for result, row in there]
+    mine = [result for (result, _), reason in zip(there, why, strict=True) if reason is None]
+    try:
+        better = all(result.read["metrics"][column.metric]["higher_is_better"] for result in mine)
+        found = rank(mine, column.metric, column.average, better) if len(mine) > 1 else None
+    except (HarnessError, KeyError) as error:
+        found, reason = None, f"no paired comparison: {error}"
+        why = [old or reason for old in why]
+    standings = iter(found.standings if found else ())
+    rows = [
+        dataclasses.replace(row, standing=next(standings, None) if reason is None else None, unranked=reason)
+        for (_, row), reason in zip(there, why, strict=True)
+    ]
+    if found is None:
+        return rows, ""
+    pairs = len(mine) * (len(mine) - 1) // 2
+    size = f"; a true difference of {found.detectable:.3f} would be found 8 times in 10" if found.detectable > 0 else ""
+    return rows, f"Ranks from {pairs} paired comparisons of {column.name}, Holm-corrected{size}."
+
+
+def _covered(result: Evidence, column: Column) -> int:
+    rows = (s for s in result.read["scores"] if (s["metric"], s["concept"]) == (column.metric, column.average))
+    return next((s["n"] for s in rows if s["layer"] in ("chosen", None)), 0)
+
+
+def _unranked(board: Board, result: Evidence, row: Row, most: int) -> str | None:
+    """Why a row has no rank."""
+    covered = _covered(result, board.columns[0])
+    if row.ceiling:
+        return "a ceiling, picked on test"
+    if result.read["task"]["limit"]:
+        return "a limited run"
+    if row.cells[0].value is None:
+        return f"no value of {board.columns[0].name}"
+    if covered < most:
+        return f"values for {covered} of {most} concepts"
+    return "shown for orientation" if result.read["method"]["name"] in board.unranked else None
 
 
 def _heading(result: Mapping[str, Any]) -> str:
@@ -170,18 +254,20 @@ def _about(result: Mapping[str, Any]) -> str:
     )
 
 
-def _row(board: Board, result: Mapping[str, Any]) -> Row:
-    scores = scores_of(result)
-    layers = sorted({c["layer"] for c in result["choices"] if c["layer"] is not None}, key=lambda x: (len(x), x))
+def _row(board: Board, columns: Sequence[Column], result: Evidence) -> Row:
+    read = result.read
+    scores = scores_of(read)
+    layers = sorted({c["layer"] for c in read["choices"] if c["layer"] is not None}, key=lambda x: (len(x), x))
     span = "–" if not layers else layers[0] if len(layers) == 1 else f"{layers[0]}–{layers[-1]}"
-    cells = tuple(_cell(column, scores) for column in board.columns)
-    ceiling = result["method"].get("choose_on") == "test"
-    name = result["method"]["name"] + (" (ceiling, picked on test: not ranked)" if ceiling else "")
-    return Row(name, result["method"]["summary"], cells, span, result["run_id"], ceiling)
+    cells = tuple(_cell(column, scores) for column in columns)
+    ceiling = read["method"].get("choose_on") == "test"
+    name = read["method"]["name"] + (" (ceiling, picked on test: not ranked)" if ceiling else "")
+    return Row(name, read["method"]["summary"], cells, span, read["run_id"], result.folder, ceiling)
 
 
 def _cell(column: Column, scores: Sequence[Score]) -> Cell:
-    wanted = (s for s in scores if s.metric == column.metric and s.concept == column.average and s.layer in ("chosen", None))
+    layers = ("chosen", None) if column.layer == "chosen" else (column.layer,)
+    wanted = (s for s in scores if s.metric == column.metric and s.concept == column.average and s.layer in layers)
     score = next(wanted, None)
     if score is None or score.value is None:
         return Cell(None, "–")
@@ -193,22 +279,35 @@ def markdown(boards: Sequence[tuple[Board, Sequence[Table]]], problems: Sequence
     """README.md."""
     parts = [
         "# Leaderboards",
-        "Made by `harness leaderboard build`; do not edit. Brackets are 95 % intervals (bootstrap over concepts and samples).",
+        "Made by `harness leaderboard build`; do not edit. Brackets are 95 % intervals (bootstrap over concepts and samples). A rank "
+        "such as 1–4 is a tie: no paired comparison, corrected for their number, tells these methods apart. All that may be first are bold.",
     ]
     for board, its_tables in boards:
         parts += [f"## {board.title}", board.description.strip()]
         for table in its_tables:
-            headers = ["method", *(column.name for column in board.columns), "layers"]
-            rows = [[_escape(row.method), *(cell.text for cell in row.cells), row.layers] for row in table.rows]
+            headers = ["rank", "method", *(column.name for column in table.columns), "layers"]
+            rows = [[_bold(row), _escape(row.method), *(cell.text for cell in row.cells), row.layers] for row in table.rows]
             parts += [f"### {_escape(table.heading)}", _escape(table.about)]
             parts += [
                 tabulate(
-                    rows, headers, tablefmt="pipe", colalign=["left", *["right"] * (len(headers) - 1)], disable_numparse=True
+                    rows,
+                    headers,
+                    tablefmt="pipe",
+                    colalign=["right", "left", *["right"] * (len(headers) - 2)],
+                    disable_numparse=True,
                 )
             ]
+            without = sorted(
+                {f"{_escape(row.method)}: {_escape(row.unranked)}" for row in table.rows if row.unranked and not row.ceiling}
+            )
+            parts += ["Not ranked: " + "; ".join(without) + "."] if without else []
     if problems:
         parts += ["## Left out", "\n".join(f"- {_escape(problem)}" for problem in problems)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _bold(row: Row) -> str:
+    return f"**{row.rank}**" if row.standing is not None and row.standing.best == 1 else row.rank
 
 
 def _escape(text: str) -> str:

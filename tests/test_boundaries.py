@@ -39,7 +39,7 @@ TIERS = (
     ("testing",),
     ("cli",),
     ("tables", "leaderboard"),
-    ("pipeline",),
+    ("ranking", "pipeline"),
     ("publish", "where"),
     ("bench",),
     (
