@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from harness.results import check_output, choices_of, find_results, read_result, read_tokens, scores_of, write_atomic
     from harness.super_activators import super_activator_vectors
     from harness.tables import plain
-    from harness.tasks import load_task
+    from harness.tasks import find_tasks, load_task, read_task
 
 _LAZY = {
     "apply_view": "harness.embed",
@@ -92,7 +92,9 @@ _LAZY = {
     "read_tokens": "harness.results",
     "write_atomic": "harness.results",
     "super_activator_vectors": "harness.super_activators",
+    "find_tasks": "harness.tasks",
     "load_task": "harness.tasks",
+    "read_task": "harness.tasks",
     "at_layer": "harness.calibration",
     "at_level": "harness.calibration",
     "calibrate": "harness.calibration",
@@ -166,6 +168,7 @@ __all__ = [
     "download_bar",
     "fetch",
     "find_results",
+    "find_tasks",
     "hookimpl",
     "in_concept",
     "load_task",
@@ -173,6 +176,7 @@ __all__ = [
     "plain",
     "progress",
     "read_result",
+    "read_task",
     "read_tokens",
     "refit",
     "refusal",

@@ -31,12 +31,19 @@ FitOn = Literal["tokens", "summary"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing a plugin offers; `target` ("module:attribute") is imported on first use, `extra` is the pip extra it needs."""
+    """One thing a plugin offers; `target` ("module:attribute") is imported on first use, `extra` is the pip extra it needs.
+
+    needs: what must be on the machine beside the plugin, so that `harness doctor` can say whether it is: `data:<path>`, a file below
+    `$HARNESS_DATA/<name>` (or the option `folder`; wildcards, `|` for other places, `{option}` of the task's data set),
+    `package:<import name>`, `hub:<model id>`. bring: what to do where it is not.
+    """
 
     name: str
     target: str
     summary: str
     extra: str | None = None
+    needs: tuple[str, ...] = ()
+    bring: str = ""
 
 
 @dataclass(frozen=True)

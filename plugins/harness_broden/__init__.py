@@ -11,4 +11,12 @@ from harness.api import Entry, hookimpl
 @hookimpl
 def harness_register_datasets() -> list[Entry]:
     """One dataset: `broden`."""
-    return [Entry("broden", "harness_broden.dataset:load", "Broden: Pascal's objects and parts, OpenSurfaces' materials, ...")]
+    return [
+        Entry(
+            "broden",
+            "harness_broden.dataset:load",
+            "Broden: Pascal's objects and parts, OpenSurfaces' materials, ...",
+            needs=("data:index.csv|broden1_*/index.csv",),
+            bring="HARNESS_DOWNLOAD=always fetches it on first use; or unpack http://netdissect.csail.mit.edu/data/broden1_224.zip there",
+        )
+    ]

@@ -12,5 +12,16 @@ from harness.api import Entry, hookimpl
 def harness_register_datasets() -> list[Entry]:
     """One dataset: `coco`."""
     return [
-        Entry("coco", "harness_coco.dataset:load", "COCO 2017: categories and super-categories, or panoptic things and stuff")
+        Entry(
+            "coco",
+            "harness_coco.dataset:load",
+            "COCO 2017: categories and super-categories, or panoptic things and stuff",
+            needs=(
+                "data:annotations/{annotations}_train2017.json",
+                "data:annotations/{annotations}_val2017.json",
+                "data:train2017/*.jpg",
+                "data:val2017/*.jpg",
+            ),
+            bring="HARNESS_DOWNLOAD=always fetches what is missing on first use; or https://cocodataset.org/#download",
+        )
     ]

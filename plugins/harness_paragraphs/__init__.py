@@ -18,11 +18,15 @@ def harness_register_datasets() -> Iterable[Entry]:
             "goemotions",
             "harness_paragraphs.goemotions:load",
             "an emotional comment among neutral ones, from the official GoEmotions",
+            needs=("data:train.tsv", "data:dev.tsv", "data:test.tsv", "data:emotions.txt"),
+            bring="put these files of github.com/google-research/google-research/tree/master/goemotions/data there",
         ),
         Entry(
             "isarcasm",
             "harness_paragraphs.isarcasm:load",
             "a sarcastic tweet, or its literal rephrase, among others (iSarcasmEval)",
+            needs=("data:train/train.En.csv", "data:test/task_A_En_test.csv"),
+            bring="clone https://github.com/iabufarha/iSarcasmEval there",
         ),
         Entry("sarcasm", "harness_paragraphs.sarcasm:load", "sarcastic and literal remarks: synthetic, or the authors' folder"),
     ]
