@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.api import Blocks, TokenEmbeddings
+from harness.api import Blocks, HarnessError, TokenEmbeddings
 
 
 class Covariance:
@@ -35,8 +35,15 @@ def fisher(covariance: Tensor, gap: Tensor, shrinkage: float) -> Tensor:
     """[L, K, d]: (S + shrinkage * tr(S)/d * I)^-1 gap, for S [L, d, d] and the gaps between two class means [L, K, d].
 
     With the total covariance the direction is Fisher's: it differs from the within-class one by a factor (Sherman-Morrison), so
-    one matrix serves every unit.
+    one matrix serves every unit. By Cholesky: the matrix is positive definite, and LU of several matrices at once fails in oneMKL with
+    some numbers of threads (torch 2.13 on a CPU: "Pivots given to lu_solve").
     """
     ridge = shrinkage * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     eye = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
-    return torch.linalg.solve(covariance + ridge[:, None, None] * eye, gap.transpose(1, 2)).transpose(1, 2)
+    factor, failed = torch.linalg.cholesky_ex(covariance + ridge[:, None, None] * eye)
+    if failed.any():
+        raise HarnessError(
+            f"the covariance of the train tokens is singular with shrinkage={shrinkage:g}; concept method with linear separators; "
+            "give a larger one, such as shrinkage=0.01"
+        )
+    return torch.cholesky_solve(gap.transpose(1, 2), factor).transpose(1, 2)
