@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from harness_paragraphs.goemotions import NINETEEN
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.api import SPLITS, HarnessError
+from harness.api import SPLITS, HarnessError, load_task
+from harness.registry import load as load_registry
 
 DATA = Path(os.environ.get("HARNESS_DATA", "nowhere"))
 texts = st.text(min_size=1, max_size=30).filter(lambda text: text.strip() != "")
@@ -285,3 +287,41 @@ def test_a_malformed_goemotions_file_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "emotions.txt").write_text("joy\n")
     with pytest.raises(HarnessError, match="lacks 'admiration'"):
         goemotions.load(folder=str(tmp_path))
+
+
+# --- the README
+
+
+def positives_of_the_readme() -> dict[tuple[str, str], str]:
+    """(task, concept) -> train/cal/test, from both tables; `-` is left out."""
+    text = (Path(__file__).parents[2] / "plugins" / "harness_paragraphs" / "README.md").read_text()
+    found = {}
+    rows = re.findall(r"^\| (\w+)(?: \((not in `goemotions`)\))? \| ([\d,/-]+) \| ([\d,/-]+) \|$", text, re.M)
+    for concept, rare, nineteen, all_of_them in rows:
+        for task, counts in (
+            ("goemotions-19", nineteen),
+            ("goemotions", "-" if rare else nineteen),
+            ("goemotions-27", all_of_them),
+        ):
+            found[task, concept] = counts
+    found.update(
+        {
+            (task, concept): counts
+            for task, concept, counts in re.findall(r"^\| `([\w-]+)` \| (\w+) \| ([\d,/]+) \|$", text, re.M)
+        }
+    )
+    return {key: counts.replace(",", "") for key, counts in found.items() if counts != "-"}
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        "sarcasm",
+        *(pytest.param(name, marks=needs_isarcasm) for name in ("isarcasm", "isarcasm-types", "isarcasm-official")),
+        *(pytest.param(name, marks=needs_goemotions) for name in ("goemotions", "goemotions-19", "goemotions-27")),
+    ],
+)
+def test_the_positives_in_the_readme_are_those_of_the_data(task: str) -> None:
+    shown = {concept: counts for (name, concept), counts in positives_of_the_readme().items() if name == task}
+    positives = load_task(load_registry(), task).describe()["positives"]
+    assert shown == {concept: "/".join(str(n[split]) for split in SPLITS) for concept, n in positives.items()}
