@@ -41,7 +41,7 @@ def fisher(covariance: Tensor, gap: Tensor, shrinkage: float) -> Tensor:
     ridge = shrinkage * covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     eye = torch.eye(covariance.shape[1], dtype=covariance.dtype, device=covariance.device)
     factor, failed = torch.linalg.cholesky_ex(covariance + ridge[:, None, None] * eye)
-    if failed.any():
+    if (gap[failed > 0].isfinite().all(2)).any():  # without a gap there is nothing to solve
         raise HarnessError(
             f"the covariance of the train tokens is singular with shrinkage={shrinkage:g}; concept method with linear separators; "
             "give a larger one, such as shrinkage=0.01"
