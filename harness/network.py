@@ -41,6 +41,10 @@ def unreachable(url: str) -> str | None:
             request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme is checked above
             with urllib.request.urlopen(request, timeout=SECONDS):  # noqa: S310 - as above
                 causes.append(None)
+        except (
+            urllib.error.HTTPError
+        ) as cause:  # a host that refuses this request has answered; a gateway's 5xx is not the host
+            causes.append(None if cause.code < 500 else str(cause))
         except (OSError, HTTPException, ValueError) as cause:
             causes.append(str(cause))
 

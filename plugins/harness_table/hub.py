@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets.exceptions import DatasetNotFoundError
 
 from harness.api import HarnessError, unknown, unreachable
 from harness_table.reading import Row
@@ -32,6 +33,8 @@ def read_hub(name: str, subset: str | None, revision: str | None, splits: Mappin
                 f"reached ({cause}); connect once, or give a folder with its files as `path`"
             ) from error
         message = " ".join(str(error).split())
+        if isinstance(error, DatasetNotFoundError):
+            raise _refused(name, gated="gated" in message) from error
         raise HarnessError(
             f"Hub data set {name!r} cannot be loaded: {message}; see https://huggingface.co/datasets/{name}"
         ) from error
@@ -42,6 +45,19 @@ def read_hub(name: str, subset: str | None, revision: str | None, splits: Mappin
             raise unknown("split", str(theirs), loaded, where=f"Hub data set {name}")
     parts = splits or {split: split for split in loaded}
     return [row for ours, theirs in parts.items() for row in _rows(loaded[theirs], f"{name}, split {theirs}", ours)]
+
+
+def _refused(name: str, gated: bool) -> HarnessError:
+    """Why the Hub does not give a data set, and what to do: the library says so in its message alone."""
+    page = f"https://huggingface.co/datasets/{name}"
+    if gated:
+        return HarnessError(
+            f"Hub data set {name!r} is gated: accept its terms at {page}, then set HF_TOKEN to that account's token"
+        )
+    return HarnessError(
+        f"no data set {name!r}: not in {datasets.config.HF_DATASETS_CACHE}, not at {datasets.config.HF_ENDPOINT}; "
+        f"check the spelling, or set HF_TOKEN where it is private"
+    )
 
 
 def _rows(table: Dataset, source: str, split: str) -> Iterator[Row]:

@@ -581,6 +581,13 @@ def test_a_host_that_does_not_answer_is_given_up_within_three_seconds() -> None:
         assert unreachable(stub.url) in {"no answer in 3 s", "timed out"}
 
 
+def test_a_host_that_refuses_a_request_is_there_and_a_gateway_that_fails_is_not() -> None:
+    with serving() as stub:
+        assert unreachable(f"{stub.url}/nothing") is None  # 404
+        stub.answer = lambda request: request.send_error(503)  # type: ignore[method-assign,assignment]
+        assert unreachable(stub.url) == "HTTP Error 503: Service Unavailable"
+
+
 @pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "a\\..\\evil", "C:/evil"])
 def test_an_archive_with_a_hostile_path_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     path, target = tmp_path / "x.zip", tmp_path / "out"

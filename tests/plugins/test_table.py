@@ -8,8 +8,12 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import harness_table
@@ -639,6 +643,71 @@ def test_a_hub_data_set_with_one_split_can_be_cut(no_hub: Path) -> None:
     splits = dataset.load("owner/flowers", columns={"concepts": "label"}, fractions=FRACTIONS)
     assert [len(split) for split in splits.values()] == [6, 2, 2]
     assert {key for split in splits.values() for key in split["id"][:]} == {f"train/{number}" for number in range(1, 11)}
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A Hub that gives nothing: `tiny/gated` asks for terms, everything else is unknown. Writes down the tokens it is shown."""
+
+    tokens: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        gated = "gated" in self.path
+        self.tokens.append(self.headers.get("Authorization"))
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+ASK = """
+import sys, time
+from harness_table import dataset
+for name in sys.argv[1:]:
+    started = time.monotonic()
+    try:
+        dataset.load(name)
+    except Exception as error:
+        print(f"{time.monotonic() - started:.1f}", type(error).__name__, error)
+"""
+
+
+def ask(tmp_path: Path, endpoint: str, *names: str) -> list[list[str]]:
+    """[seconds, kind of error, message] for each Hub id, in a process of its own with an empty cache."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment.update(HF_HOME=str(tmp_path / "home"), HF_ENDPOINT=endpoint, HF_TOKEN="hf_mine")  # noqa: S106 - no secret
+    words = [sys.executable, "-c", ASK, *names]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    return [line.split(" ", 2) for line in done.stdout.splitlines()]
+
+
+def test_a_gated_data_set_says_what_to_accept_and_where_and_the_token_is_shown_to_the_hub(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    gated, absent = ask(tmp_path, endpoint, "tiny/gated", "tiny/none")
+    server.shutdown()
+    server.server_close()
+    assert gated[1:] == [
+        "HarnessError",
+        "Hub data set 'tiny/gated' is gated: accept its terms at https://huggingface.co/datasets/tiny/gated, then set HF_TOKEN to "
+        "that account's token",
+    ]
+    assert absent[1] == "HarnessError"
+    assert absent[2].startswith("no data set 'tiny/none': not in ")
+    assert absent[2].endswith(f"not at {endpoint}; check the spelling, or set HF_TOKEN where it is private")
+    assert "Bearer hf_mine" in Guarded.tokens
+
+
+def test_offline_with_an_empty_cache_answers_within_five_seconds(tmp_path: Path) -> None:
+    ((seconds, kind, said),) = ask(tmp_path, "http://127.0.0.1:9", "owner/flowers")
+    assert float(seconds) < 5
+    assert kind == "HarnessError"
+    assert "cannot be reached" in said
 
 
 # --- the README
