@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -553,8 +554,9 @@ def leaderboard() -> None:
     envvar="HARNESS_LEADERBOARD_OUTPUT",
 )
 @plugin_option
-def build(results: tuple[Path, ...], output: Path) -> None:
-    """Write README.md and index.html from the results below the given folders (default: OUTPUT/results, else ./results).
+@click.pass_obj
+def build(registry: Registry, results: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Write README.md, and what plugins make of the boards (a site), from the results below the given folders (default: OUTPUT/results, else ./results).
 
     \b
     Example:
@@ -568,8 +570,19 @@ def build(results: tuple[Path, ...], output: Path) -> None:
             raise HarnessError(
                 f"no results folder {root.absolute()}; run `harness run` first, or name a folder that holds results"
             )
-    for line in build_board(list(roots), output):
+    built = build_board(list(roots), output)
+    pages = registry.call("harness_on_leaderboard", built=built, output=output, options=options, registry=registry)
+    for line in (*built.told, f"wrote {(output / 'README.md').absolute()}", *chain.from_iterable(pages)):
         click.echo(line)
+
+
+def own(command: Any) -> Any:
+    """A copy of a command and all below it: plugins add their commands and options to this call's alone."""
+    made = copy(command)
+    made.params = list(command.params)
+    if isinstance(command, click.Group):
+        made.commands = {name: own(below) for name, below in command.commands.items()}
+    return made
 
 
 def requested_plugins(arguments: Sequence[str]) -> list[str]:
@@ -591,10 +604,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         registry = load(requested_plugins(words))
-        group = copy(cli)  # plugins add their commands to this call's group alone
-        group.commands = dict(cli.commands)
+        group = own(cli)
         registry.add_commands(group)
-        group.main(words, prog_name="harness", obj=registry, standalone_mode=False)
+        done = group.main(words, prog_name="harness", obj=registry, standalone_mode=False)
     except HarnessError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -607,5 +619,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is computed is kept, run the same command to go on", err=True)
         sys.exit(130)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+    else:
+        if isinstance(done, int) and done:  # `context.exit(code)` of a command
+            sys.exit(done)

@@ -217,8 +217,9 @@ def _check_boxes(backbone: Backbone, sample: Sample) -> str:
 def check_place(backbone: Backbone, size: tuple[int, int] | None) -> str:
     """What changes in one place changes, at the first layer, the token whose region covers that place more than any other."""
     changes = list(_text_changes(backbone) if size is None else _image_changes(backbone, *size))
+    changes = [change for change in changes if change.size.max() > 0]  # two words may be one to a small vocabulary
     if not changes:
-        return "skipped: no change keeps the tokens where they are"
+        return "skipped: no change keeps the tokens where they are and reaches them"
     shifts = range(-2, 3)
     # [shifts]: how much of the change the regions explain, were they moved by so many tokens
     explained = {shift: sum(change.explained(shift) for change in changes) for shift in shifts}
@@ -241,8 +242,8 @@ class _Change:
 
     @property
     def hit(self) -> bool:
-        """Whether the token that changed most is inside; not where nothing changed."""
-        return bool(self.size.max() > 0) and bool(self.inside[self.size.argmax()])
+        """Whether the token that changed most is inside."""
+        return bool(self.inside[self.size.argmax()])
 
     def explained(self, shift: int) -> float:
         """The change of the tokens that would be inside, were the regions moved by `shift` tokens."""

@@ -363,6 +363,7 @@ ENVIRONMENT: Mapping[str, tuple[str, Callable[[RunSpec], Any], Any]] = {
     "concept_method": ("mean", lambda spec: spec.methods[0].concepts, "mean"),
     "detector": ("max", lambda spec: spec.methods[0].detector, "max"),
     "localizer": ("direct", lambda spec: spec.methods[0].localizer, "direct"),
+    "scorer": ("coin", lambda spec: spec.methods[0].scorer, "coin"),
     "fit_on": ("summary", lambda spec: spec.methods[0].fit_on, "summary"),
     "match": ("one-to-one", lambda spec: spec.methods[0].match, "one-to-one"),
     "explain_limit": ("3", lambda spec: spec.explain_limit, 3),
@@ -464,7 +465,7 @@ def test_a_detector_from_a_file_runs_like_a_bundled_one(harness: Callable[..., S
 def test_a_plugin_is_left_out_with_no(harness: Callable[..., Said], refused: Callable[..., str]):
     assert "max" not in harness("-p", "no:pooling", "list", "detectors").out.split()
     assert "max" in harness("list", "detectors").out.split()
-    assert refused("-p", "no:poling", "list").startswith("unknown plugin 'poling' in -p no:poling; did you mean pooling?")
+    assert refused("-p", "no:guesing", "list").startswith("unknown plugin 'guesing' in -p no:guesing; did you mean guessing?")
 
 
 def test_a_plugin_file_that_is_not_there_is_one_line(refused: Callable[..., str]):
@@ -964,3 +965,12 @@ def test_another_stream_than_the_stored_one_is_refused(folder: Folder, harness: 
 def test_a_layer_that_the_folder_does_not_hold_is_refused(folder: Folder, refused: Callable[..., str]):
     said = refused("run", "--backbone", folder.write(), "--layers", "3")
     assert said == "no layer 3 in backbone embeddings/my_vectors; it has 0, 7 (--layers 3)"
+
+
+def test_the_exit_code_a_plugins_command_asks_for_is_that_of_the_process(harness: Callable[..., Said], tmp_path: Path):
+    text = (
+        "import click\nfrom harness.api import hookimpl\n\n\n@hookimpl\ndef harness_add_commands(cli):\n"
+        "    @cli.command()\n    @click.pass_context\n    def judge(context):\n        context.exit(3)\n"
+    )
+    (tmp_path / "my_cli_judge.py").write_text(text)
+    assert harness("-p", str(tmp_path / "my_cli_judge.py"), "judge").code == 3

@@ -159,7 +159,7 @@ def test_a_plugin_is_left_out_by_name():
 
 
 def test_leaving_out_a_plugin_that_is_not_there_names_the_nearest():
-    assert message("no:poling").startswith("unknown plugin 'poling' in -p no:poling; did you mean pooling?; there are: ")
+    assert message("no:guesing").startswith("unknown plugin 'guesing' in -p no:guesing; did you mean guessing?; there are: ")
 
 
 def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
