@@ -309,6 +309,15 @@ def replicates(result: Evidence, metric: str, layer: str | None, weights: Floats
     return np.where(calibrated, found, np.nan)
 
 
+def detection(result: Evidence, layer: str | None, weights: Floats) -> dict[str, Floats]:
+    """Every metric of detection that `replicates` gives, by name, at one layer: what they share is computed once."""
+    scores, decisions, calibrated = result.at(layer)
+    counts = _counts(decisions, result.labels, weights)
+    found = {name: metric(*counts) for name, metric in COUNTED.items()}
+    found |= ranked(scores, result.labels, weights)._asdict()
+    return {name: np.where(calibrated, values, np.nan) for name, values in found.items()}
+
+
 def drawn(result: Evidence) -> Floats:
     """[B, S]: the weightings that the result's intervals come from."""
     config = result.read["config"]
@@ -340,25 +349,43 @@ TOKENS: Mapping[str, Callable[[Floats, Floats, Floats], Floats]] = {
 }
 
 
+class RankedValues(NamedTuple):
+    """Average precision and AUROC, [B, C] each."""
+
+    average_precision: Floats
+    auroc: Floats
+
+
+def ranked(scores: Floats, labels: Bools, weights: Floats) -> RankedValues:
+    """Both from one product per concept: the weight of positives and of all at or above each positive.
+
+    Average precision: the sum over positives of their weight times the precision among all at or above them, over the weight of
+    positives. AUROC: the share of (positive, negative) pairs in the right order, ties counting half.
+    """
+    whole = float(weights.sum(1).max(initial=0)) < 2**24 and bool((weights == np.floor(weights)).all())
+    light = weights.astype(np.float32) if whole else weights  # sums of whole numbers this small are exact in float32
+    ap, area = np.full((2, len(weights), labels.shape[1]), np.nan)
+    for c, (score, label) in enumerate(zip(_ranks(scores).T, labels.T, strict=True)):
+        above = (score[:, None] >= score[label]).astype(light.dtype)
+        mine, positives, negatives = weights[:, label], weights[:, label].sum(1), weights[:, ~label].sum(1)
+        every = (light @ above).astype(np.float64)
+        found = (light[:, label] @ above[label]).astype(np.float64)
+        ap[:, c] = _share((mine * np.divide(found, every, out=np.zeros_like(found), where=every > 0)).sum(1), positives)
+        wrong = every - found
+        equal = score[~label, None] == score[label]
+        tied = (light[:, ~label] @ equal.astype(light.dtype)).astype(np.float64) if equal.any() else 0.0
+        area[:, c] = _share((mine * (negatives[:, None] - wrong + 0.5 * tied)).sum(1), positives * negatives)
+    return RankedValues(ap, area)
+
+
 def average_precision(scores: Floats, labels: Bools, weights: Floats) -> Floats:
-    """[B, C]: sum over positives of their weight times the precision among all at or above them, over the weight of positives."""
-    columns = []
-    for score, label in zip(_ranks(scores).T, labels.T, strict=True):
-        above = (score[:, None] >= score[label]).astype(np.float64)
-        every, found, mine = weights @ above, weights[:, label] @ above[label], weights[:, label]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            columns.append(_share((mine * np.where(every > 0, found / every, 0.0)).sum(1), mine.sum(1)))
-    return np.stack(columns, 1)
+    """[B, C]."""
+    return ranked(scores, labels, weights).average_precision
 
 
 def auroc(scores: Floats, labels: Bools, weights: Floats) -> Floats:
-    """[B, C]: the share of (positive, negative) pairs in the right order, ties counting half."""
-    columns = []
-    for score, label in zip(_ranks(scores).T, labels.T, strict=True):
-        below = (score[~label, None] < score[label]) + 0.5 * (score[~label, None] == score[label])
-        right = ((weights[:, ~label] @ below) * weights[:, label]).sum(1)
-        columns.append(_share(right, weights[:, label].sum(1) * weights[:, ~label].sum(1)))
-    return np.stack(columns, 1)
+    """[B, C]."""
+    return ranked(scores, labels, weights).auroc
 
 
 def _ranks(scores: Floats) -> Floats:

@@ -69,12 +69,29 @@ def file_name(text: str) -> str:
 
 def run_folder(spec: RunSpec, method: Method, task: Mapping[str, Any], backbone: Mapping[str, Any]) -> Path:
     """Where the result of one method goes: absolute, and determined by what the numbers depend on."""
-    plain = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_NUMBER}
-    recipe = {key: value for key, value in dataclasses.asdict(method).items() if key not in ("summary", "tags")}
-    identity = [SCHEMA_VERSION, __version__.split(".")[0], plain, recipe, task["fingerprint"], dict(backbone)]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    digest = run_id(dataclasses.asdict(spec), dataclasses.asdict(method), task["fingerprint"], backbone)
     parts = (file_name(task["name"]), file_name(backbone["name"]), file_name(method.name), digest)
     return spec.output.expanduser().absolute().joinpath(*parts)
+
+
+def run_id(
+    options: Mapping[str, Any],
+    method: Mapping[str, Any],
+    fingerprint: str,
+    backbone: Mapping[str, Any],
+    version: str = __version__,
+) -> str:
+    """A hash of what the numbers depend on: options, recipe, the task's content, the backbone, the harness's major version."""
+    plain = {key: value for key, value in options.items() if key not in NO_NUMBER}
+    recipe = {key: value for key, value in method.items() if key not in ("summary", "tags")}
+    identity = [SCHEMA_VERSION, version.split(".")[0], plain, recipe, fingerprint, dict(backbone)]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def run_id_of(read: Mapping[str, Any]) -> str:
+    """The run id that follows from what a result says of itself."""
+    options = {f.name: read["config"].get(f.name, f.default) for f in dataclasses.fields(RunSpec)}
+    return run_id(options, read["method"], read["task"]["fingerprint"], read["backbone"], read["provenance"]["harness"])
 
 
 def config(spec: RunSpec, method: Method) -> dict[str, Any]:
