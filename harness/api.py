@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
     from harness.cli import progress
     from harness.embed import apply_view, capture, square_patches
+    from harness.leaderboard import Board, Built, Cell, Column, Row, Table
     from harness.localize import Explanation, Job, locate
     from harness.masks import checked_rle, rle_mask
     from harness.metrics import Bootstrap, score_rows
@@ -115,6 +116,16 @@ _LAZY = {
     "sample_cutoffs": "harness.calibration",
     "token_cutoffs": "harness.calibration",
     "progress": "harness.cli",
+    "Board": "harness.leaderboard",
+    "Built": "harness.leaderboard",
+    "Cell": "harness.leaderboard",
+    "Column": "harness.leaderboard",
+    "Row": "harness.leaderboard",
+    "Table": "harness.leaderboard",
+    "compare": "harness.ranking",
+    "Evidence": "harness.recompute",
+    "open_result": "harness.recompute",
+    "replicates": "harness.recompute",
     "average": "harness.statistics",
     "average_intervals": "harness.statistics",
     "interval": "harness.statistics",
@@ -122,10 +133,6 @@ _LAZY = {
     "detection": "harness.recompute",
     "drawn": "harness.recompute",
     "run_id_of": "harness.results",
-    "open_result": "harness.recompute",
-    "replicates": "harness.recompute",
-    "Evidence": "harness.recompute",
-    "compare": "harness.ranking",
     "Explanation": "harness.localize",
     "Job": "harness.localize",
     "locate": "harness.localize",
@@ -146,8 +153,12 @@ __all__ = [
     "STREAMS",
     "Backbone",
     "Blocks",
+    "Board",
     "Bootstrap",
+    "Built",
+    "Cell",
     "Choice",
+    "Column",
     "ConceptMethod",
     "Concepts",
     "Detector",
@@ -170,12 +181,14 @@ __all__ = [
     "Progress",
     "Refit",
     "Result",
+    "Row",
     "RunSpec",
     "Sample",
     "Score",
     "Scorer",
     "Setup",
     "Site",
+    "Table",
     "TokenEmbeddings",
     "Units",
     "View",

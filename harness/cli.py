@@ -555,8 +555,10 @@ def leaderboard() -> None:
 )
 @plugin_option
 @click.pass_obj
-def build(registry: Registry, results: tuple[Path, ...], output: Path, **options: Any) -> None:
-    """Write README.md, and what plugins make of the boards (a site), from the results below the given folders (default: OUTPUT/results, else ./results).
+def build(registry: Registry, /, results: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Write README.md, and the pages that plugins make, from results.
+
+    RESULTS are folders with results below them (default: OUTPUT/results, else ./results).
 
     \b
     Example:

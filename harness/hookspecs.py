@@ -6,9 +6,9 @@ name are an error that names both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -86,4 +86,18 @@ def harness_register_methods() -> Iterable[Method]:
 
 @hookspec
 def harness_add_commands(cli: click.Group) -> None:
-    """Adds commands to the command line: `@cli.command()`. Called at every start: import anything heavy inside the command."""
+    """Adds commands to the command line: `@cli.command()`, also to its groups, and options to `leaderboard build`.
+
+    Called at every start: import anything heavy inside the command.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_on_leaderboard(built: Any, output: Path, options: Mapping[str, Any], registry: Any) -> Iterable[str]:
+    """What it did, line by line, after `harness leaderboard build` wrote README.md into `output`: pages, files for others.
+
+    built: `leaderboard.Built`, the boards with their tables and the results behind them. options: the values of the options that
+    plugins added to the command. The same results must give the same bytes.
+    """
+    raise NotImplementedError

@@ -1,9 +1,8 @@
-"""Leaderboards: a pure function of definitions and result files -> README.md and index.html, the same bytes every time.
+"""Leaderboards: a pure function of definitions and result files -> README.md, the same bytes every time; pages are a plugin's.
 
 Rows are compared only within one table: same task content (fingerprint), same limit, same backbone weights, same versions of the
 metrics. They are ranked by the first column, with ties (`ranking.py`): a rank is an interval, and all that may be first are bold. A
-ceiling, a limited run and a row without every concept are shown and not ranked. Sample text and plugin names are untrusted:
-Markdown is escaped, HTML is autoescaped.
+ceiling, a limited run and a row without every concept are shown and not ranked. Plugin names are untrusted: they are escaped and cut.
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader
 from tabulate import tabulate
 
 from harness.errors import HarnessError, unknown
-from harness.ranking import Standing, rank
+from harness.ranking import Pair, Standing, rank
 from harness.recompute import Evidence
 from harness.results import find_results, read_result, scores_of, write_atomic
 from harness.types import Score
+
+LONGEST = 300
+"""Characters of a name or a cause that are shown."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that may be compared."""
+    """Rows that may be compared; pairs: the paired comparisons behind the ranks, by the run ids of both."""
 
     heading: str
     about: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    pairs: Mapping[tuple[str, str], Pair]
 
 
-def build(roots: Sequence[Path], output: Path) -> list[str]:
-    """Writes the pages and returns what to tell: files written, results used and left out."""
+@dataclass(frozen=True)
+class Built:
+    """What was built: every board with its tables, all results used, and why others were left out; roots: the folders read."""
+
+    boards: tuple[tuple[Board, tuple[Table, ...]], ...]
+    results: tuple[Evidence, ...]
+    problems: tuple[str, ...]
+    roots: tuple[Path, ...]
+
+    @property
+    def told(self) -> list[str]:
+        """The results used and left out, in words."""
+        used = f"{len(self.results)} results from {', '.join(str(root) for root in self.roots)}"
+        return [used, *(f"left out: {problem}" for problem in self.problems)]
+
+
+def build(roots: Sequence[Path], output: Path) -> Built:
+    """Writes README.md, and returns what it says."""
     results, problems = collect(roots)
-    boards = [(board, list(tables(board, results))) for board in definitions(output)]
+    boards = tuple((board, tuple(tables(board, results))) for board in definitions(output))
     write_atomic(output / "README.md", markdown(boards, problems).encode())
-    write_atomic(output / "index.html", html(boards, problems).encode())
-    told = [f"{len(results)} results from {', '.join(str(root) for root in roots)}"]
-    told += [f"left out: {problem}" for problem in problems]
-    return [*told, *(f"wrote {(output / name).absolute()}" for name in ("README.md", "index.html"))]
+    return Built(boards, tuple(results), tuple(problems), tuple(roots))
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Evidence], list[str]]:
@@ -174,9 +189,9 @@ def tables(board: Board, results: Sequence[Evidence]) -> Iterator[Table]:
         every = [(result, _row(board, columns, result)) for result in groups[key]]
         there = [(result, row) for result, row in every if any(cell.value is not None for cell in row.cells)]
         if there:
-            ranked, said = _ranked(board, there)
+            ranked, said, pairs = _ranked(board, there)
             about = " ".join(part for part in (_about(first), said) if part)
-            yield Table(_heading(first), about, columns, tuple(sorted(ranked, key=_place)))
+            yield Table(_heading(first), about, columns, tuple(sorted(ranked, key=_place)), pairs)
 
 
 def _key(board: Board, read: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -197,8 +212,8 @@ def _place(row: Row) -> tuple[Any, ...]:
     return row.ceiling, value is None, -(value or 0.0), row.method, row.run_id
 
 
-def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[Row], str]:
-    """The rows with their ranks, and what to say of them."""
+def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[Row], str, dict[tuple[str, str], Pair]]:
+    """The rows with their ranks, what to say of them, and the comparisons behind them."""
     column, most = board.columns[0], max(_covered(result, board.columns[0]) for result, _ in there)
     why = [_unranked(board, result, row, most) for result, row in there]
     mine = [result for (result, _), reason in zip(there, why, strict=True) if reason is None]
@@ -214,10 +229,11 @@ def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[R
         for (_, row), reason in zip(there, why, strict=True)
     ]
     if found is None:
-        return rows, ""
-    pairs = len(mine) * (len(mine) - 1) // 2
+        return rows, "", {}
+    names = [result.read["run_id"] for result in mine]
+    pairs = {(names[pair.a], names[pair.b]): pair for pair in found.pairs}
     size = f"; a true difference of {found.detectable:.3f} would be found 8 times in 10" if found.detectable > 0 else ""
-    return rows, f"Ranks from {pairs} paired comparisons of {column.name}, Holm-corrected{size}."
+    return rows, f"Ranks from {len(pairs)} paired comparisons of {column.name}, Holm-corrected{size}.", pairs
 
 
 def _covered(result: Evidence, column: Column) -> int:
@@ -311,13 +327,9 @@ def _bold(row: Row) -> str:
 
 
 def _escape(text: str) -> str:
-    """Plain text in Markdown: no HTML, no table breaks."""
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("\n", " "), ("`", "'")):
+    """Plain text in Markdown: no HTML, no table breaks, nothing invisible or that turns the reading order, nothing endless."""
+    text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
         text = text.replace(character, safe)
     return text
-
-
-def html(boards: Sequence[tuple[Board, Sequence[Table]]], problems: Sequence[str]) -> str:
-    """index.html: one file, no network, sortable by click or key."""
-    environment = Environment(loader=PackageLoader("harness", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("leaderboard.html").render(boards=boards, problems=problems)

@@ -33,11 +33,21 @@ class Standing(NamedTuple):
     worst: int
 
 
+class Pair(NamedTuple):
+    """Results a minus b, by their places among those ranked, and p corrected for all pairs."""
+
+    a: int
+    b: int
+    difference: Difference
+    p: float
+
+
 class Ranking(NamedTuple):
     """A standing per result, and the median over pairs of the smallest true difference that would be found 8 times in 10."""
 
     standings: list[Standing]
     detectable: float
+    pairs: list[Pair]
 
 
 class _Scored(NamedTuple):
@@ -106,9 +116,11 @@ def rank(results: Sequence[Evidence], metric: str, average: str, higher_is_bette
     found = [shared.difference(scored[i], scored[j]) for i, j in pairs]
     sign = 1 if higher_is_better else -1
     beats = np.zeros((len(results), len(results)), dtype=bool)
-    for (i, j), one, p in zip(pairs, found, holm(np.array([one.p for one in found])), strict=True):
-        if p <= ALPHA:
-            beats[(i, j) if sign * one.value > 0 else (j, i)] = True
+    corrected = holm(np.array([one.p for one in found])).tolist()
+    compared = [Pair(i, j, one, p) for (i, j), one, p in zip(pairs, found, corrected, strict=True)]
+    for pair in compared:
+        if pair.p <= ALPHA:
+            beats[(pair.a, pair.b) if sign * pair.difference.value > 0 else (pair.b, pair.a)] = True
     standings = [Standing(1 + int(beats[:, i].sum()), len(results) - int(beats[i].sum())) for i in range(len(results))]
     sizes = [one.detectable for one in found if np.isfinite(one.detectable)]
-    return Ranking(standings, float(np.median(sizes)) if sizes else float("nan"))
+    return Ranking(standings, float(np.median(sizes)) if sizes else float("nan"), compared)

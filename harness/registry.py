@@ -6,13 +6,14 @@ cause, and stops nobody else.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -83,6 +84,7 @@ class Plugin:
     origin: str
     version: str
     cause: str | None = None
+    distribution: str | None = None
 
 
 class Registry:
@@ -107,7 +109,7 @@ class Registry:
 
     def _mark_broken(self, name: str, cause: str) -> None:
         at = next(i for i, plugin in enumerate(self.plugins) if plugin.name == name)
-        self.plugins[at] = Plugin(name, self.plugins[at].origin, self.plugins[at].version, cause)
+        self.plugins[at] = replace(self.plugins[at], cause=cause)
 
     def _named(self, hook: str, what: str) -> dict[str, tuple[str, Any]]:
         found: dict[str, tuple[str, Any]] = {}
@@ -131,6 +133,16 @@ class Registry:
     def owner(self, kind: str, name: str) -> str:
         """The plugin that offers a name ("methods" is a kind here)."""
         return self._named(f"harness_register_{kind}", kind)[name][0]
+
+    def source(self, plugin: str) -> dict[str, str | None]:
+        """Whose code a plugin is: its name, distribution (None for a file or package given with -p), version and `source_digest`."""
+        (found,) = (one for one in self.plugins if one.name == plugin)
+        digest = source_digest(self._manager.get_plugin(plugin))
+        return {"plugin": plugin, "distribution": found.distribution, "version": found.version or None, "sha256": digest}
+
+    def maker(self, kind: str, reference: str) -> dict[str, str | None]:
+        """The part as written, and the source of the plugin that offers it."""
+        return {"part": reference, **self.source(self.owner(kind, Reference.parse(reference).name))}
 
     def task_dirs(self) -> list[Path]:
         """The folders with task files that plugins ship; a folder that is not there is an error that names its plugin."""
@@ -174,6 +186,10 @@ class Registry:
                 implementation.function(cli)
             except Exception as error:  # as in _collect
                 self._mark_broken(implementation.plugin_name, f"harness_add_commands: {_cause(error)}")
+
+    def call(self, event: str, **given: Any) -> list[Any]:
+        """What every plugin that listens to an event returns; what one raises is raised."""
+        return list(getattr(self._manager.hook, event)(**given))
 
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", None: "anything"}
@@ -220,8 +236,9 @@ def load(requests: Iterable[str] = ()) -> Registry:
     plugins, files = [], {}
     for point in installed:
         if point.name not in blocked:
-            version = point.dist.version if point.dist else ""
-            plugins.append(_register(manager, point.name, point.value, version, point.load)[0])
+            version, name = (point.dist.version, point.dist.name) if point.dist else ("", None)
+            plugin, _ = _register(manager, point.name, point.value, version, point.load)
+            plugins.append(replace(plugin, distribution=name))
     for name, request in wanted.items():
         if name in blocked:
             continue
@@ -262,6 +279,16 @@ def _register(
             manager.unregister(name=name)
         return Plugin(name, origin, version, _cause(error)), None
     return Plugin(name, origin, version), module
+
+
+def source_digest(module: Any) -> str:
+    """sha256 over the Python files of a plugin: names and contents, in the order of their names; data files are no part of it."""
+    path = Path(str(module.__file__))
+    digest = hashlib.sha256()
+    for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+        content = file.read_bytes().replace(b"\r\n", b"\n")
+        digest.update(f"{file.relative_to(path.parent).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _import(request: str) -> ModuleType:

@@ -23,7 +23,7 @@ from test_boundaries import TIERS
 
 import harness
 from harness import hookspecs
-from harness.cli import chosen_methods, cli, flat
+from harness.cli import chosen_methods, cli, flat, own
 from harness.leaderboard import read_board
 from harness.registry import Registry, load
 from harness.tasks import find_tasks, load_task, read_task
@@ -171,8 +171,7 @@ COMMANDS = [pytest.param(page, words, id=f"{page}: {' '.join(words)}") for page,
 def test_every_command_line_parses_and_names_what_there_is(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("harness.cli.read_config", lambda context, path: None)
     registry = load()
-    group = copy(cli)
-    group.commands = dict(cli.commands)
+    group = own(cli)
     registry.add_commands(group)
     if words in ([name] for name in group.commands):
         return  # a command spoken of by its name
