@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -37,19 +38,22 @@ from harness.types import (
     Weights,
 )
 
+KIND_OF = {"concepts": "concept_methods", "detector": "detectors", "localizer": "localizers", "scorer": "scorers"}
+"""The parts of a recipe, and the kind of each."""
 BATCH, BATCH_ON_GPU = 16, 64
 """Samples per forward pass to begin with; where memory runs out they are halved."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A recipe with its parts built."""
+    """A recipe with its parts built; `plugins`: recipe field -> whose code that part is."""
 
     method: Method
     concepts: ConceptMethod | None
     detector: Detector | None
     localizer: Localizer | Explainer | None
     scorer: Scorer | None
+    plugins: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     @property
     def explained(self) -> bool:
@@ -71,6 +75,7 @@ class Bench:
     device: str
     dtype: str
     notes: dict[str, Any] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
 
     @property
     def pairs(self) -> tuple[Tensor, Tensor]:
@@ -190,7 +195,11 @@ def prepare(spec: RunSpec, registry: Registry, storage: Storage | None = None) -
         cache_dir, spec.cache_bytes, batching, spec.block_tokens, spec.normalization, spec.seed, arithmetic, storage
     )
     planned = plan(task, backbone, sites, how)
-    bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, planned, arithmetic, setup.dtype, notes)
+    makers = {
+        "backbone": registry.maker("backbones", spec.backbone),
+        "dataset": registry.maker("datasets", declared.dataset["name"]),
+    }
+    bench = Bench(spec, task, backbone, tuple(sites), parts, metrics, planned, arithmetic, setup.dtype, notes, makers)
     _refuse(bench, registry)
     return bench
 
@@ -209,18 +218,12 @@ def _opened(scorer: Scorer | None, setup: Setup, modality: Modality) -> Scorer |
 
 def build(registry: Registry, method: Method) -> Parts:
     """The recipe's parts, by registered name."""
-    made = {
-        kind: registry.create(kind, reference) if reference else None
-        for kind, reference in (
-            ("concept_methods", method.concepts),
-            ("detectors", method.detector),
-            ("localizers", method.localizer),
-            ("scorers", method.scorer),
-        )
-    }
-    if hasattr(made["localizers"], "needs"):
+    asked = {name: getattr(method, name) for name in KIND_OF}
+    made = {name: registry.create(KIND_OF[name], reference) if reference else None for name, reference in asked.items()}
+    if hasattr(made["localizer"], "needs"):
         method = replace(method, localize_on="explained")
-    return Parts(method, made["concept_methods"], made["detectors"], made["localizers"], made["scorers"])
+    makers = {name: registry.maker(KIND_OF[name], reference) for name, reference in asked.items() if reference}
+    return Parts(method, **made, plugins=makers)
 
 
 def _needs_truth(concepts: ConceptMethod | None, detector: Detector | None) -> bool:

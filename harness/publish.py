@@ -18,7 +18,6 @@ from harness.numerics import Counts
 from harness.provenance import provenance
 from harness.types import Choice, Evaluation, Progress, Result, Score, finite
 
-
 ABOUT = ("kind", "unit", "range", "chance", "higher_is_better", "version")
 """What a result says of each metric."""
 
@@ -56,6 +55,7 @@ def publish(done: Finished, bootstrap: Bootstrap, made: dict[str, Any], progress
         "storage": bench.plan.storage,
         "batch size": bench.plan.groups[0].extraction.batching.size if made["samples embedded"] else None,
         "samples embedded": made["samples embedded"],
+        "plugins": {**done.parts.plugins, **bench.plugins},
     }
     chosen = choices(bench, done.decided, done.located)
     about = {name: {key: getattr(metric, key) for key in ABOUT} for name, metric in bench.metrics.items()}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -494,3 +495,30 @@ def test_a_reference_is_a_name_an_argument_and_options(text: str, name: str, arg
 def test_a_number_as_people_write_it_is_a_number():
     """YAML 1.1 reads 1e-3 as a string; whoever writes an option means a number."""
     assert load().create("concept_methods", "linear:shrinkage=1e-3").shrinkage == pytest.approx(0.001)
+
+
+def test_a_plugins_digest_is_of_its_python_files_and_their_names_alone(tmp_path: Path):
+    from harness.registry import source_digest
+
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("import harness.api\n")
+    (package / "part.py").write_text("x = 1\n")
+    module = ModuleType("mine")
+    module.__file__ = str(package / "__init__.py")
+    before = source_digest(module)
+    (package / "table.csv").write_text("1,2\n")
+    assert source_digest(module) == before
+    (package / "part.py").write_bytes(b"x = 1\r\n")
+    assert source_digest(module) == before
+    (package / "part.py").write_text("x = 2\n")
+    edited = source_digest(module)
+    (package / "part.py").rename(package / "other.py")
+    assert len({before, edited, source_digest(module)}) == 3
+
+
+def test_whose_code_a_part_is_names_plugin_distribution_version_and_digest():
+    maker = load().maker("concept_methods", "linear:estimator=adam")
+    assert (maker["part"], maker["plugin"], maker["distribution"]) == ("linear:estimator=adam", "vectors", "concept-harness")
+    assert maker["version"]
+    assert len(maker["sha256"] or "") == 64
