@@ -6,16 +6,19 @@ or test in sight. They say nothing about how good a part is. The command line ne
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness import types
 from harness.embed import Affine
@@ -494,3 +497,230 @@ def _close(a: Tensor, b: Tensor, tolerance: float = TOLERANCE) -> bool:
 def _need(ok: object, sentence: str) -> None:
     if not ok:
         raise AssertionError(sentence)
+
+
+# Rules beyond a kind's own check, each on its own, for a certificate
+
+
+class Sealed:
+    """Stands where labels or truth would be: `is None` may be asked of it; whatever else is asked raises."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise AssertionError("reads the labels or the truth of a block of cal or test; both are for fit(train) alone")
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __eq__ = __invert__ = _refuse
+    __add__ = __radd__ = __mul__ = __rmul__ = __sub__ = __rsub__ = __and__ = __rand__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(cls, *_: Any, **__: Any) -> Any:
+        cls._refuse(cls())
+
+
+def answering(kind: str, part: Any, nan: bool = False) -> Callable[[TokenEmbeddings], Tensor]:
+    """The part, fitted on the made-up train split, as block -> its answer [L, S, C], [L, T, C] or [T, C].
+
+    nan: every activation of the last concept is NaN, as it is where a concept has no vector.
+    """
+    concepts = Axes()
+    if nan:
+        concepts.vectors = concepts.vectors.clone()
+        concepts.vectors[:, -1] = torch.nan
+    if kind == "detectors":
+        detector = _fitted(part, MadeUp(), concepts)
+        return lambda block: detector.pool(concepts.activate(block), block)
+    if kind == "concept_methods":
+        return _concepts(part.fit(MadeUp(positives=not nan))).activate
+    explained = Explanation(concepts, torch.tensor([0, 1, 1]), torch.full((C,), 2.0, dtype=torch.float64))
+    localizer = _fitted(part, MadeUp(), explained)
+    return lambda block: localizer.score(block, explained)
+
+
+def answers(kind: str, part: Any) -> Tensor:
+    """Numbers that a part gives for the made-up world, built and fitted anew: equal in every process, or it is not repeatable.
+
+    Of a data set, the bytes of a hash of its first rows; of an explainer, its attributions.
+    """
+    if kind == "scorers":
+        samples = made_up_samples(S)
+        return torch.from_numpy(_fitted(part, samples, MadeUp().labels.numpy(), 5).score(samples, CONCEPTS))
+    if kind == "metrics":
+        truth = MadeUp().labels.to(torch.int8)
+        scores = torch.rand(truth.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        seen = Evaluation(scores, scores >= 0.5, truth, torch.arange(S + 1), torch.ones(C).bool())
+        return part.compute(seen, torch.ones(1, S))  # type: ignore[no-any-return]
+    if kind == "backbones":
+        with torch.inference_mode():
+            given = part.inputs(made_up_samples(2))
+            return part.forward(given, [Site(0)]).values.float().cpu().clone()  # type: ignore[no-any-return]
+    if kind == "datasets":
+        rows = [
+            [part[split].select(range(min(20, len(part[split]))))[c][:] for c in ("id", "concepts", "regions")]
+            for split in SPLITS
+        ]
+        return torch.tensor(list(hashlib.sha256(json.dumps(rows).encode()).digest()))
+    if hasattr(part, "needs"):
+        mine = _fitted(part, MadeUp(), _explained())
+        return mine.explain(made_up_probe(getattr(mine, "directions", None)), list(range(C)))  # type: ignore[no-any-return]
+    answer = answering(kind, part)
+    return torch.cat([answer(block) for block in MadeUp().blind()], -2)
+
+
+def check_sealed(kind: str, part: Any) -> None:
+    """Raises where a part looks at labels or truth that it must not see, even if what it gives does not show it."""
+    answer, block = answering(kind, part), next(iter(MadeUp()))
+    sealed: Any = Sealed()
+    answer(replace(block, labels=sealed, truth=sealed))
+
+
+def check_untouched(kind: str, part: Any) -> None:
+    """Raises where a part changes the block it is given: the next method reads the same tensors."""
+    answer, block = answering(kind, part), next(MadeUp().blind())
+    before = block.values.clone(), block.offsets.clone()
+    answer(block)
+    same = torch.equal(before[0], block.values) and torch.equal(before[1], block.offsets)
+    _need(same, "changes the values or offsets of the block that other methods read too; work on a copy")
+
+
+def check_nan(kind: str, part: Any) -> None:
+    """Raises where one concept without numbers (no vector, no positives) changes what is said of another."""
+    block = next(MadeUp().blind())
+    plain, broken = (answering(kind, part, nan)(block) for nan in (False, True))
+    if kind == "concept_methods":  # another train split: what is asked is that the others have numbers
+        there = ~plain[..., :-1].isnan()
+        _need(broken[..., :-1][there].isfinite().all(), "one concept without positives spoils the others; give it NaN alone")
+        return
+    _need(plain.shape == broken.shape, "one concept whose activations are NaN changes the shape of the answer")
+    _need(_close(plain[..., :-1], broken[..., :-1]), "one concept whose activations are NaN changes the others' scores")
+
+
+def check_few(kind: str, part: Any) -> None:
+    """Raises where a block of one token, or of a sample without tokens alone, cannot be answered."""
+    answer, whole = answering(kind, part), next(MadeUp().blind())
+    every = answer(whole)
+    for place, what in ((1, "one token alone"), (2, "a sample without tokens alone")):
+        here = answer(next(MadeUp(places=[place]).blind()))
+        per_sample = kind == "detectors"
+        rows = slice(place, place + 1) if per_sample else slice(*whole.offsets[place : place + 2].tolist())
+        _need(_close(every[..., rows, :], here), f"answers otherwise for a block of {what} than beside others")
+
+
+def check_ties(kind: str, part: Any) -> None:
+    """Raises where tokens that are all the same, or all zero, give anything but numbers, or not the same to all alike."""
+    answer, there = answering(kind, part), torch.tensor(LENGTHS) > 0
+    usual = answer(next(MadeUp().blind()))
+    read = ~usual.isnan().flatten(1).all(1) if usual.dim() == 3 else torch.tensor(True)
+    for value in (0.0, 1.0):
+        world = MadeUp()
+        world.values.fill_(value)
+        found = answer(next(world.blind()))
+        found = found[read] if usual.dim() == 3 else found
+        found = found[:, there] if kind == "detectors" else found
+        _need(found.isfinite().all(), f"gives no number where every token is {value:g}")
+        if kind == "concept_methods":
+            _need(_close(found, found[:, :1].expand_as(found)), "gives equal tokens different activations")
+
+
+def check_order(kind: str, part: Any) -> str | None:
+    """Raises where an activation depends on where its token stands; for other kinds, which may, says that an answer does."""
+    answer, world = answering(kind, part), MadeUp()
+    index = torch.cat([torch.arange(int(a), int(b)).flip(0) for a, b in world.offsets.unfold(0, 2, 1)])
+    before = answer(next(world.blind()))
+    world.values = world.values[:, index]
+    after = answer(next(world.blind()))
+    if _close(before if kind == "detectors" else before[..., index, :], after):
+        return None
+    _need(kind != "concept_methods", "a token's activation depends on where the token stands among the others")
+    return "its answer depends on the order of a sample's tokens, which this kind may"
+
+
+def check_planted(kind: str, part: Any) -> str | None:
+    """Raises where a supervised method ranks a concept's planted tokens no higher than others; of a localizer it is only said."""
+    if kind == "concept_methods" and isinstance(part.fit(MadeUp()), types.Units):
+        return "units without names are matched to concepts by the core"
+    world, found = MadeUp(), answering(kind, part)(next(MadeUp().blind()))
+    for layer in found if found.dim() == 3 else found[None]:
+        for c, name in enumerate(CONCEPTS):
+            truth = world.truth[:, c]
+            above = (layer[truth == 1, c][:, None] > layer[truth == 0, c]).double().mean()
+            if not layer[:, c].isnan().all() and above <= 0.7:
+                _need(
+                    kind == "localizers", f"ranks the planted tokens of {name!r} no higher than others; are concepts swapped?"
+                )
+                return f"ranks the planted tokens of {name!r} no higher than others: a floor, or tokens or concepts in the wrong place"
+    return None
+
+
+RULES: dict[str, dict[str, Callable[[str, Any], str | None]]] = {
+    kind: {
+        "labels out of sight": check_sealed,
+        "blocks untouched": check_untouched,
+        "NaN stays alone": check_nan,
+        "few tokens": check_few,
+        "ties": check_ties,
+        "token order": check_order,
+        **({} if kind == "detectors" else {"planted tokens": check_planted}),
+    }
+    for kind in ("detectors", "concept_methods", "localizers")
+}
+"""Kind -> name -> a rule beyond the kind's own check: it raises an AssertionError, or returns why it was not asked for."""
+
+
+def contract(kind: str, part: Any) -> None:
+    """The kind's own check. `part`: as built; of a data set, a pair (load, modality)."""
+    if kind == "datasets":
+        check_dataset(*part)
+    elif hasattr(part, "needs") and kind == "localizers":
+        check_explainer(part)
+    else:
+        checks: dict[str, Callable[[Any], None]] = {
+            "detectors": check_detector,
+            "concept_methods": check_concept_method,
+            "localizers": check_localizer,
+            "scorers": check_scorer,
+            "metrics": check_metric,
+            "backbones": check_backbone,
+        }
+        checks[kind](part)
+
+
+class Cost(NamedTuple):
+    """Seconds of one fit and one answer, and the bytes of the largest tensor made on the way, for so many tokens of width 8."""
+
+    seconds: float
+    bytes: int
+    tokens: int
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every tensor that torch makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and not made.is_sparse:
+            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        return made
+
+
+def cost(kind: str, part: Any, copies: int = 40) -> Cost:
+    """What a detector, concept method or localizer costs on copies of the made-up split, in one block."""
+    world = MadeUp(places=list(range(S)) * copies, per_block=S * copies)
+    block = next(world.blind())
+
+    def once() -> None:
+        if kind == "concept_methods":
+            _concepts(part.fit(world)).activate(block)
+        elif kind == "detectors":
+            _fitted(part, world, Axes()).pool(Axes().activate(block), block)
+        else:
+            _fitted(part, world, _explained()).score(block, _explained())
+
+    with _Largest() as seen:
+        once()
+    started = time.perf_counter()
+    once()
+    return Cost(time.perf_counter() - started, seen.bytes, block.values.shape[1])

@@ -33,8 +33,10 @@ from harness.api import (
 )
 from harness.registry import KINDS, Registry, load
 from harness.testing import (
+    RULES,
     Axes,
     MadeUp,
+    answers,
     check_backbone,
     check_concept_method,
     check_dataset,
@@ -43,6 +45,7 @@ from harness.testing import (
     check_localizer,
     check_metric,
     check_scorer,
+    cost,
     made_up_samples,
 )
 
@@ -775,3 +778,107 @@ def test_the_checks_work_on_a_plugin_given_as_a_file(tmp_path: Path):
     registry: Registry = load([str(path)])
     assert isinstance(registry.entries("detectors")["strongest"], Entry)
     check_detector(registry.create("detectors", "strongest"))
+
+
+# Rules beyond a kind's own check
+
+
+RULED = [
+    pytest.param(kind, rule, name, id=f"{rule}-{name}")
+    for kind in RULES
+    for rule in RULES[kind]
+    for name in ({"detectors": "mean", "concept_methods": "linear", "localizers": "superactivator"}[kind],)
+]
+
+
+@pytest.mark.parametrize(("kind", "rule", "name"), RULED)
+def test_a_bundled_part_keeps_every_rule(kind: str, rule: str, name: str):
+    assert RULES[kind][rule](kind, BUNDLED.create(kind, name)) is None
+
+
+def faulty(kind: str, change: Callable[[torch.Tensor, TokenEmbeddings], torch.Tensor]) -> Any:
+    """A detector, a concept method or a localizer whose answer goes through `change`."""
+    if kind == "detectors":
+        return detector(lambda activations, block: change(segment_max(activations, block.offsets), block))
+    if kind == "localizers":
+        return localizer(lambda block, explained: change(explained.activations(block), block))
+
+    class Fitted(Axes):
+        def activate(self, block: TokenEmbeddings) -> torch.Tensor:
+            return change(super().activate(block), block)
+
+    return type("Faulty", (), {"fit": lambda self, train: Fitted()})()
+
+
+def peeks(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found + (0 if block.truth is None else 0 * int(block.truth.sum()))
+
+
+def stains(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    block.values[0, 0] += 1
+    return found
+
+
+def spreads_nan(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found + 0 * found.mean(-1, keepdim=True)
+
+
+def needs_two(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found + float(block.values.shape[1] == 1)
+
+
+def by_spread(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found / block.values.std()
+
+
+def by_place(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found + torch.arange(found.shape[1])[:, None]
+
+
+def swaps(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+    return found.roll(1, -1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change", "sentence", "kinds"),
+    [
+        ("labels out of sight", peeks, "reads the labels or the truth", RULES),
+        ("blocks untouched", stains, "changes the values or offsets of the block", RULES),
+        ("NaN stays alone", spreads_nan, "changes the others' scores", ["detectors", "localizers"]),
+        ("NaN stays alone", swaps, "changes the others' scores", ["detectors", "localizers"]),
+        ("few tokens", needs_two, "otherwise for a block of one token alone", RULES),
+        ("ties", by_spread, "gives no number where every token is 0", RULES),
+        ("ties", by_place, "gives equal tokens different activations", ["concept_methods"]),
+        ("token order", by_place, "depends on where the token stands", ["concept_methods"]),
+        ("planted tokens", swaps, "no higher than others; are concepts swapped", ["concept_methods"]),
+    ],
+)
+def test_a_fault_breaks_its_rule_and_the_sentence_says_why(rule: str, change: Any, sentence: str, kinds: Sequence[str]):
+    for kind in kinds:
+        with pytest.raises(AssertionError, match=sentence):
+            RULES[kind][rule](kind, faulty(kind, change))
+
+
+def test_what_a_detector_or_localizer_may_do_is_said_and_not_refused():
+    assert RULES["detectors"]["token order"]("detectors", BUNDLED.create("detectors", "last")) is not None
+    said = RULES["localizers"]["planted tokens"]("localizers", faulty("localizers", swaps))
+    assert said is not None
+    assert "a floor, or tokens or concepts in the wrong place" in said
+
+
+def test_answers_are_the_same_for_a_part_that_is_built_again():
+    for kind, name in (("detectors", "random"), ("concept_methods", "kmeans"), ("scorers", "coin"), ("metrics", "f1")):
+        first, second = (answers(kind, BUNDLED.create(kind, name)) for _ in range(2))
+        assert torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def test_the_cost_sees_the_largest_tensor_that_was_made():
+    def every_pair(found: torch.Tensor, block: TokenEmbeddings) -> torch.Tensor:
+        n = block.values.shape[1]
+        return found + 0 * torch.zeros(n, n).max()
+
+    lean, heavy = (
+        cost("detectors", part, copies=4) for part in (BUNDLED.create("detectors", "max"), faulty("detectors", every_pair))
+    )
+    assert heavy.tokens == 4 * 40
+    assert heavy.bytes == heavy.tokens**2 * 4 > lean.bytes
