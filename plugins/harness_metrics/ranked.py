@@ -6,6 +6,8 @@ interval by less than 1/2048 of the ranks; the value itself is always exact.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,25 +18,59 @@ EXACT = 20_000_000
 """Weightings x items up to which every score is its own step."""
 
 
-def steps(evaluation: Evaluation, weights: Tensor, c: int) -> tuple[Tensor, Tensor]:
-    """(positive, negative) weight [B, G] of each group of equal scores, from the highest score down."""
+class Steps(NamedTuple):
+    """The groups of equal scores that hold a positive, from the highest score down, under B weightings; float64.
+
+    gained, passed [B, G]: the weight of positives, of negatives, in the group; found, other [B, G]: at or above it; positives, negatives
+    [B]: of all.
+    """
+
+    gained: Tensor
+    passed: Tensor
+    found: Tensor
+    other: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+
+def steps(evaluation: Evaluation, weights: Tensor, c: int) -> Steps:
+    """The steps of a concept's ranking of known items."""
     known = evaluation.truth[:, c] >= 0
-    scores, positive = evaluation.scores[known, c], evaluation.truth[known, c] == 1
+    scores, positive = evaluation.scores[known, c].nan_to_num(nan=-torch.inf), evaluation.truth[known, c] == 1
     lengths = evaluation.offsets.diff()
     sample = torch.repeat_interleave(torch.arange(len(lengths)), lengths)[known]
-    _, group = torch.unique(-scores.nan_to_num(nan=-torch.inf), return_inverse=True)
-    if len(weights) == 1 or len(weights) * len(group) <= EXACT:
-        groups = int(group.max()) + 1 if len(group) else 1
-        per_item = weights.double()[:, sample]
-        both = (per_item * positive, per_item * ~positive)
-        found, other = (torch.zeros(len(weights), groups, dtype=torch.float64).index_add_(1, group, mass) for mass in both)
-        return found, other
-    group = ((torch.bincount(group).cumsum(0) - 1) * BINS // len(group))[group]
+    if not len(scores):
+        empty = weights.new_zeros(len(weights), 1).double()
+        return Steps(empty, empty, empty, empty, empty[:, 0], empty[:, 0])
+    order = scores.argsort(descending=True, stable=True)
+    ends = torch.cat([scores[order].diff() != 0, torch.ones(1, dtype=torch.bool)]).nonzero()[:, 0]
+    if len(weights) == 1 or len(weights) * len(ends) <= EXACT:
+        mass = weights.double().index_select(1, sample[order])
+        every = mass.cumsum(1)
+        return _steps(mass.mul_(positive[order]).cumsum(1), every, ends, positive[order])
+    group = torch.empty_like(order)
+    group[order] = torch.repeat_interleave(ends, ends.diff(prepend=ends.new_tensor([-1]))) * BINS // len(order)
     cells = torch.zeros(2, len(lengths) * BINS).index_put_(
         (positive.long(), sample * BINS + group), torch.ones(len(group)), accumulate=True
     )
-    other, found = (weights.float() @ mass.reshape(len(lengths), BINS) for mass in cells)
-    return found.double(), other.double()
+    other, found = ((weights.float() @ mass.reshape(len(lengths), BINS)).double().cumsum(1) for mass in cells)
+    there = torch.zeros(BINS, dtype=torch.bool).index_put_((group[positive],), torch.tensor(True))
+    return _steps(found, found + other, torch.arange(BINS), there)
+
+
+def _steps(found: Tensor, every: Tensor, ends: Tensor, positive: Tensor) -> Steps:
+    """From cumulative weights [B, N] of positives and of all: where each group ends, and which places hold a positive [N]."""
+    group = torch.bucketize(positive.nonzero()[:, 0], ends).unique()
+    last, before = ends[group], torch.cat([ends.new_tensor([-1]), ends])[group]
+    at = [(side.index_select(1, last), _up_to(side, before)) for side in (found, every)]
+    (mine, earlier), (seen, passed) = at
+    other = seen - mine
+    return Steps(mine - earlier, other - (passed - earlier), mine, other, found[:, -1], every[:, -1] - found[:, -1])
+
+
+def _up_to(side: Tensor, places: Tensor) -> Tensor:
+    """Cumulative weights at the places; 0 at -1."""
+    return side.index_select(1, places.clamp(min=0)).masked_fill_(places < 0, 0.0)
 
 
 class AveragePrecision:
@@ -46,11 +82,10 @@ class AveragePrecision:
         """[B, C]."""
         columns = []
         for c in range(evaluation.truth.shape[1]):
-            positive, negative = steps(evaluation, weights, c)
-            found = positive.cumsum(1)
-            seen = (positive + negative).cumsum(1)
-            gained = torch.where(seen > 0, positive * found / seen, 0.0).sum(1)
-            columns.append(gained / positive.sum(1))
+            at = steps(evaluation, weights, c)
+            seen = at.found + at.other
+            gained = torch.where(seen > 0, at.gained * at.found / seen, 0.0).sum(1)
+            columns.append(gained / at.positives)
         return torch.stack(columns, 1)
 
 
@@ -69,8 +104,7 @@ class Auroc:
         """[B, C]."""
         columns = []
         for c in range(evaluation.truth.shape[1]):
-            positive, negative = steps(evaluation, weights, c)
-            below = negative.sum(1, keepdim=True) - negative.cumsum(1)
-            right = (positive * (below + 0.5 * negative)).sum(1)
-            columns.append(right / (positive.sum(1) * negative.sum(1)))
+            at = steps(evaluation, weights, c)
+            right = (at.gained * (at.negatives[:, None] - at.other + 0.5 * at.passed)).sum(1)
+            columns.append(right / (at.positives * at.negatives))
         return torch.stack(columns, 1)
