@@ -60,7 +60,7 @@ def steps(evaluation: Evaluation, weights: Tensor, c: int) -> Steps:
 
 def _steps(found: Tensor, every: Tensor, ends: Tensor, positive: Tensor) -> Steps:
     """From cumulative weights [B, N] of positives and of all: where each group ends, and which places hold a positive [N]."""
-    group = torch.bucketize(positive.nonzero()[:, 0], ends).unique()
+    group = torch.unique(torch.bucketize(positive.nonzero()[:, 0], ends))
     last, before = ends[group], torch.cat([ends.new_tensor([-1]), ends])[group]
     at = [(side.index_select(1, last), _up_to(side, before)) for side in (found, every)]
     (mine, earlier), (seen, passed) = at
