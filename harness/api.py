@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         segment_top_mean,
         tail_cutoffs,
     )
-    from harness.pipeline import Refit, refit
+    from harness.pipeline import Refit, refit, rescore
     from harness.ranking import compare
     from harness.recompute import Evidence, detection, drawn, open_result, replicates
     from harness.results import (
@@ -100,6 +100,7 @@ _LAZY = {
     "segment_sum": "harness.numerics",
     "segment_top_mean": "harness.numerics",
     "refit": "harness.pipeline",
+    "rescore": "harness.pipeline",
     "find_results": "harness.results",
     "read_result": "harness.results",
     "read_tokens": "harness.results",
@@ -226,6 +227,7 @@ __all__ = [
     "refit",
     "refusal",
     "replicates",
+    "rescore",
     "rle_mask",
     "run_id_of",
     "sample_cutoffs",

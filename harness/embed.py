@@ -460,6 +460,10 @@ class LayerGroup:
         """Runs the forward passes that are missing; `embedded` counts their samples."""
         self.embedded += self.extraction.fill(progress)
 
+    def of(self, task: Task) -> LayerGroup:
+        """The same sites of another task's samples."""
+        return LayerGroup(replace(self.extraction, task=task), self._normalization, self._seed)
+
     def forget(self) -> None:
         """Gives the room in the cache to the next group, unless an earlier run stored these blocks: what it paid for stays."""
         if self.embedded:

@@ -111,21 +111,46 @@ def refit(
 
     fits: given to several calls, it keeps what was fitted for the next.
     """
-    read = results.read_result(folder)
-    method = Method(**{**read["method"], "tags": tuple(read["method"]["tags"])})
-    if method.concepts is None:
+    method = results.read_result(folder)["method"]
+    if method["concepts"] is None:
         raise HarnessError(
-            f"method {method.name!r} of result {folder} has no concepts in tokens; choose a result of another method"
+            f"method {method['name']!r} of result {folder} has no concepts in tokens; choose a result of another method"
         )
-    fields = {f.name for f in dataclasses.fields(RunSpec)}
-    plain = {key: value for key, value in read["config"].items() if key in fields}
-    plain.update(methods=(method,), streams=tuple(plain["streams"]), cache_dir=cache_dir or RunSpec.cache_dir)
-    bench = prepare(RunSpec(**plain), registry)
-    _refuse_changes(bench, read, folder)
+    bench = bench_of(folder, registry, cache_dir)
     try:
         return _fitted_again(bench, progress, {} if fits is None else fits)
     except StorageOverflowError:
         return _fitted_again(prepare(bench.spec, registry, storage="bfloat16"), progress, {})
+
+
+def bench_of(folder: Path, registry: Registry, cache_dir: Path | None = None) -> Bench:
+    """The bench of an earlier result; raises where the data or the backbone are no longer those it names."""
+    read = results.read_result(folder)
+    method = Method(**{**read["method"], "tags": tuple(read["method"]["tags"])})
+    fields = {f.name for f in dataclasses.fields(RunSpec)}
+    plain = {key: value for key, value in read["config"].items() if key in fields}
+    plain.update(methods=(method,), streams=tuple(plain["streams"]), cache_dir=cache_dir or RunSpec.cache_dir)
+    overflowed = read["provenance"].get("storage") == "bfloat16"
+    bench = prepare(RunSpec(**plain), registry, "bfloat16" if overflowed else None)
+    _refuse_changes(bench, read, folder)
+    return bench
+
+
+def rescore(folder: Path, registry: Registry, progress: Progress, ids: Sequence[str], cache_dir: Path | None = None) -> Tensor:
+    """[L, S, C]: the pooled scores of some test samples of an earlier result, in the order of the test split, made again from raw data.
+
+    The method is fitted again on train, and its units matched on cal; no other test sample is embedded. A scorer is asked anew.
+    """
+    bench = bench_of(folder, registry, cache_dir)
+    splits, wanted = dict(bench.task.splits), set(ids)
+    splits["test"] = splits["test"].only([i for i, name in enumerate(splits["test"].ids) if name in wanted])
+    if bench.parts[0].scorer is not None:
+        splits["cal"] = splits["cal"].only([0])
+    task = replace(bench.task, splits=splits)
+    bench = replace(bench, task=task, plan=replace(bench.plan, groups=tuple(group.of(task) for group in bench.plan.groups)))
+    if bench.parts[0].scorer is not None:
+        return ask(bench.parts[0], bench, progress).test
+    return _fitted_again(bench, progress, {}).decided.test
 
 
 def _refuse_changes(bench: Bench, read: dict[str, Any], folder: Path) -> None:

@@ -85,6 +85,11 @@ class Split:
         """The samples at the given places."""
         return [self.sample(i) for i in index]
 
+    def only(self, index: Sequence[int]) -> Split:
+        """The split with the samples at the given places alone."""
+        hashes = [self.hashes[i] for i in index]
+        return Split(self.name, self._rows.select(list(index)), self.concepts, hashes, self.modality)
+
     def regions(self, i: int) -> list[dict[str, Any]] | None:
         """Where each concept is in sample i: `{concept, rle}` or `{concept, start, end}`; None = not annotated."""
         regions: list[dict[str, Any]] | None = self._rows[i]["regions"]
