@@ -155,7 +155,9 @@ Found = list[tuple[Board, Table, dict[tuple[str, str], list[float | None]]]]
 
 
 def _duel(group: Group) -> tuple[Duel, Found]:
-    duel, of = Duel(group.results, group.links), {result.read["run_id"]: result for result in group.results}
+    of = {result.read["run_id"]: result for result in group.results}
+    order = dict.fromkeys([row.run_id for _, table in group.tables for row in table.rows] + list(of))  # best first
+    duel = Duel([of[run] for run in order], group.links)
     found: Found = []
     seen: dict[tuple[str, ...], dict[tuple[str, str], list[float | None]]] = {}
     for board, table in group.tables:

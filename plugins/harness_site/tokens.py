@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.api import Evidence, HarnessError, View, apply_view, load_task, read_tokens
+from harness.api import Evidence, HarnessError, View, read_tokens
 from harness_site.words import visible
 
 ABOVE, INSIDE, UNKNOWN = 16, 32, 64
@@ -101,6 +101,8 @@ class Raw:
 
     @cached_property
     def _split(self) -> Any:
+        from harness.api import load_task  # needs torch, as do pictures; numbers do not
+
         read = self._result.read
         try:
             task = load_task(self._registry, read["config"]["task"], read["task"]["limit"])
@@ -129,6 +131,8 @@ class Raw:
         if self.modality != "image" or name not in self._place:
             return None
         import PIL.Image
+
+        from harness.api import apply_view
 
         image = self._split.sample(self._place[name]).image.convert("RGB")
         seen = PIL.Image.fromarray(apply_view(np.asarray(image), view)) if view else image

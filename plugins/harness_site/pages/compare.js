@@ -28,7 +28,7 @@
     parts.push(html("h3", {}, html("bdi", {}, page.concepts[c])));
     parts.push(table(["on this concept", "A", "B"], [["F1", ...[a, b].map(m => digits((methods[m].f1 ?? [])[c]))], ["layer", ...[a, b].map(m => methods[m].layers[c] ?? "–")]]));
     parts.push(html("p", {}, `Of ${n} test samples both are right on ${sides.both.length}, A alone on ${sides["A alone"].length}, B alone on ${sides["B alone"].length}, neither on ${sides.neither.length}.`));
-    parts.push(html("div", { class: "pair" }, list("A right, B wrong", sides["A alone"]) ?? html("div", {}), list("B right, A wrong", sides["B alone"]) ?? html("div", {})));
+    parts.push(html("div", { class: "row" }, list("A right, B wrong", sides["A alone"]), list("B right, A wrong", sides["B alone"])));
     const shared = (page.shared ?? [])[c] ?? [];
     if (shared.length) {
       parts.push(html("h3", {}, "The same samples"), html("p", { class: "soft" }, "Those on which the methods of this table disagree most: positives, then negatives."));

@@ -18,7 +18,7 @@
       figure(["Scores of test, each side on its own scale: ", key("k1", "positives above"), key("k2", "negatives below"), missing], distribution(one.scores, one.cutoff)),
       figure("Decisions on test", matrix(one.counts)),
       one.levels.length > 1 ? figure("F1 by level, on cal; ringed: the level chosen", lines(one.levels, ["first"], one.level, "F1 on cal by level")) : null,
-      one.layers.length > 1 ? figure([key("k1", "cal"), key("k2", "test, dashed"), "F1 by layer at each layer's own level; ringed: the layer chosen"], lines(one.layers, ["first", "second"], one.layer, "F1 by layer, on cal and on test")) : null));
+      one.layers.length > 1 ? figure(["F1 by layer, at each layer's own level; ringed: the layer chosen: ", key("k1", "cal"), key("k2", "test, dashed")], lines(one.layers, ["first", "second"], one.layer, "F1 by layer, on cal and on test")) : null));
     const rows = Object.entries(one.top);
     if (rows.some(([, its]) => its.some(row => row[2]))) parts.push(legend(rows.some(([, its]) => its.some(row => shapes[samples[row[0]].shape]?.w))));
     for (const [kind, its] of rows) parts.push(html("h4", {}, NAMES[kind]), html("div", { class: "cards" }, ...its.map(card)));
