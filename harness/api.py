@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
     from harness.cli import progress
     from harness.embed import apply_view, capture, square_patches
-    from harness.leaderboard import Board, Built, Cell, Column, Row, Table
+    from harness.leaderboard import Board, Built, Cell, Column, Row, Table, collect, definitions, tables
     from harness.localize import Explanation, Job, locate
     from harness.masks import checked_rle, rle_mask
     from harness.metrics import Bootstrap, score_rows
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from harness.pipeline import Refit, refit, rescore
     from harness.ranking import compare
     from harness.recompute import Evidence, detection, drawn, open_result, replicates
+    from harness.registry import KINDS, load
     from harness.results import (
         check_output,
         choices_of,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from harness.super_activators import super_activator_vectors
     from harness.tables import plain
     from harness.tasks import find_tasks, load_task, read_task
+    from harness.testing import RULES, answers, contract, cost
 
 _LAZY = {
     "apply_view": "harness.embed",
@@ -123,6 +125,9 @@ _LAZY = {
     "Column": "harness.leaderboard",
     "Row": "harness.leaderboard",
     "Table": "harness.leaderboard",
+    "collect": "harness.leaderboard",
+    "definitions": "harness.leaderboard",
+    "tables": "harness.leaderboard",
     "compare": "harness.ranking",
     "Evidence": "harness.recompute",
     "open_result": "harness.recompute",
@@ -146,10 +151,18 @@ _LAZY = {
     "choices_of": "harness.results",
     "scores_of": "harness.results",
     "plain": "harness.tables",
+    "KINDS": "harness.registry",
+    "load": "harness.registry",
+    "RULES": "harness.testing",
+    "answers": "harness.testing",
+    "contract": "harness.testing",
+    "cost": "harness.testing",
 }
 
 __all__ = [
+    "KINDS",
     "LEVELS",
+    "RULES",
     "SPLITS",
     "STREAMS",
     "Backbone",
@@ -194,6 +207,7 @@ __all__ = [
     "Units",
     "View",
     "Weights",
+    "answers",
     "apply_view",
     "at_layer",
     "at_level",
@@ -205,7 +219,11 @@ __all__ = [
     "checked_rle",
     "choices_of",
     "choose",
+    "collect",
     "compare",
+    "contract",
+    "cost",
+    "definitions",
     "detection",
     "download_bar",
     "drawn",
@@ -216,6 +234,7 @@ __all__ = [
     "hookimpl",
     "in_concept",
     "interval",
+    "load",
     "load_task",
     "locate",
     "open_result",
@@ -243,6 +262,7 @@ __all__ = [
     "segment_top_mean",
     "square_patches",
     "super_activator_vectors",
+    "tables",
     "tail_cutoffs",
     "token_cutoffs",
     "unknown",
