@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from harness import types
 from harness.embed import Affine
@@ -692,17 +692,17 @@ class Cost(NamedTuple):
     tokens: int
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every tensor that torch makes."""
+class _Largest(TorchFunctionMode):
+    """Sees every tensor that a function of torch gives."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor) and not made.is_sparse:
-            self.bytes = max(self.bytes, made.untyped_storage().nbytes())
+        if isinstance(made, Tensor):
+            self.bytes = max(self.bytes, made.nbytes)
         return made
 
 
