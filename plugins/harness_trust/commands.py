@@ -42,10 +42,11 @@ def verify(
       harness verify results/toy/toy/superactivator --rerun 5
     """
     from harness_trust.report import found_in, show_verdicts, verdict_of
-    from harness_trust.rerun import rerun as again
 
     rows = [verdict_of(folder) for folder in found_in(bundles)]
     if rerun:
+        from harness_trust.rerun import rerun as again
+
         for row in rows:
             if row["verdict"] == "follows":
                 again(row, context.obj, rerun, seed, cache_dir)
