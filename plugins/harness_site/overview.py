@@ -85,6 +85,7 @@ def _table(
                 "rank": row.rank,
                 "best": row.standing is not None and row.standing.best == 1,
                 "unranked": line(row.unranked or ""),
+                "ceiling": row.ceiling,
                 "order": row.standing.best if row.standing else None,
                 "bar": bar(_score(table.columns[0], scores), axis),
                 "cells": [
@@ -109,8 +110,8 @@ def _table(
 
 
 def _unranked(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    """(why, methods) of rows without a rank; no names where it is all rows."""
-    why = sorted({row["unranked"] for row in rows if row["unranked"]})
+    """(why, methods) of rows without a rank, but for ceilings, whose names say it; no names where it is all rows."""
+    why = sorted({row["unranked"] for row in rows if row["unranked"] and not row["ceiling"]})
     found = [(reason, [row["method"] for row in rows if row["unranked"] == reason]) for reason in why]
     return [(reason, [] if len(names) == len(rows) else names) for reason, names in found]
 

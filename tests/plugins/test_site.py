@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import CHROMIUM, Browser
+from harness_site.tokens import pieces
 from safetensors.numpy import save_file
 
 from harness.cli import main
@@ -308,6 +309,12 @@ def test_the_pages_of_a_large_task_stay_within_ten_megabytes(tmp_path):
     assert sum(sizes.values()) < 10_000_000
     assert len(pages["index.html"].encode()) < 1_000_000
     assert all(row[2] for concept in data(of(pages, "method-31-"))["concepts"] for row in concept["top"]["tp"][:1])
+
+
+def test_every_character_of_a_text_is_shown_once_by_the_first_token_that_covers_it():
+    assert pieces("a bc d", [[0, 1], [2, 4], [3, 4], [5, 6]]) == [["a", 0], [" "], ["bc", 1, 2], [" "], ["d", 3]]
+    assert pieces("ab", [[0, 2], [2, 5]]) == [["ab", 0]]
+    assert pieces("\u202eab", [[1, 3]]) == [["[U+202E]"], ["ab", 0]]
 
 
 # In the browser
