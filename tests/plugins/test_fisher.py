@@ -7,7 +7,7 @@ import pytest
 import torch
 from harness_vectors.covariance import fisher
 
-from harness.errors import HarnessError
+from harness.api import HarnessError
 
 
 @pytest.mark.parametrize("threads", [1, 2])
