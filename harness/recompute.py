@@ -101,7 +101,8 @@ class Evidence:
             at.append(table[codes])
         shape = tuple(len(names) for names in axes.values())
         flat = np.ravel_multi_index(at, shape) if len(at[0]) else np.zeros(0, np.int64)
-        if len(flat) != int(np.prod(shape)) or len(np.unique(flat)) != len(flat):
+        cells = int(np.prod(shape))
+        if len(flat) != cells or not (np.bincount(flat, minlength=cells) == 1).all():
             raise HarnessError(
                 f"{self.folder / name} has {len(flat)} rows for {' x '.join(f'{n} {key}' for key, n in zip(axes, shape, strict=True))}; "
                 "every cell is needed once; the files are not whole"
@@ -113,6 +114,17 @@ class Evidence:
             return out
 
         return lay
+
+    def _level(self, column: Any, levels: tuple[float | None, ...], name: str) -> tuple[NDArray[np.int64], list[float | None]]:
+        """A column of levels as (places, levels); raises where one is not among them."""
+        given, known = _sortable(column), _sortable(levels)
+        places = np.searchsorted(known, given).clip(max=len(known) - 1)
+        lost = given[known[places] != given]
+        if len(lost):
+            raise HarnessError(
+                f"{self.folder / name} has level {lost[0]:g}, which the result does not; the files are not of one run"
+            )
+        return places, list(levels)
 
     @property
     def ids(self) -> list[str]:
@@ -154,7 +166,7 @@ class Evidence:
     def _swept(self, name: str, more: Mapping[str, Sequence[Any]]) -> Swept:
         table = self.table(name)
         levels = _levels(table["level"])
-        rows = {**table, "level": (np.searchsorted(_sortable(levels), _sortable(table["level"])), list(levels))}
+        rows = {**table, "level": self._level(table["level"], levels, name)}
         lay = self._places(rows, {"level": levels, **more, "concept": self.concepts}, name)
         counts = np.stack([lay(table[key], float) for key in ("tp", "fp", "fn")])
         return Swept(levels, lay(table["cutoff"], float), counts, lay(table["f1"], float))
@@ -188,7 +200,7 @@ class Evidence:
         """[3, P, S, C]: TP, FP, FN of every test sample's tokens at every level."""
         table = self.table("localization.parquet")
         levels = self.map_calibration.levels
-        rows = {**table, "level": (np.searchsorted(_sortable(levels), _sortable(table["level"])), list(levels))}
+        rows = {**table, "level": self._level(table["level"], levels, "localization.parquet")}
         lay = self._places(rows, {"level": levels, "id": self.ids, "concept": self.concepts}, "localization.parquet")
         return np.stack([lay(table[key], float) for key in ("tp", "fp", "fn")])
 
@@ -267,7 +279,8 @@ def _sortable(levels: Any) -> Floats:
     """Levels as numbers that sort, null last."""
     if isinstance(levels, tuple) and levels and isinstance(levels[0], np.ndarray):
         return np.full(len(levels[0]), np.inf)
-    return np.array([np.inf if x is None or np.isnan(x) else float(x) for x in levels])
+    found = np.array(levels, np.float64)  # None becomes NaN
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def first_best(values: Floats) -> NDArray[np.int64]:
@@ -365,11 +378,14 @@ def ranked(scores: Floats, labels: Bools, weights: Floats) -> RankedValues:
     whole = float(weights.sum(1).max(initial=0)) < 2**24 and bool((weights == np.floor(weights)).all())
     light = weights.astype(np.float32) if whole else weights  # sums of whole numbers this small are exact in float32
     ap, area = np.full((2, len(weights), labels.shape[1]), np.nan)
+    whole_weight = weights.sum(1)
     for c, (score, label) in enumerate(zip(_ranks(scores).T, labels.T, strict=True)):
         above = (score[:, None] >= score[label]).astype(light.dtype)
-        mine, positives, negatives = weights[:, label], weights[:, label].sum(1), weights[:, ~label].sum(1)
+        mine = weights[:, label]
+        positives = mine.sum(1)
+        negatives = whole_weight - positives
         every = (light @ above).astype(np.float64)
-        found = (light[:, label] @ above[label]).astype(np.float64)
+        found = (mine.astype(light.dtype) @ above[label]).astype(np.float64)
         ap[:, c] = _share((mine * np.divide(found, every, out=np.zeros_like(found), where=every > 0)).sum(1), positives)
         wrong = every - found
         equal = score[~label, None] == score[label]

@@ -236,9 +236,9 @@ def load(requests: Iterable[str] = ()) -> Registry:
     plugins, files = [], {}
     for point in installed:
         if point.name not in blocked:
-            version, name = (point.dist.version, point.dist.name) if point.dist else ("", None)
+            version, distribution = (point.dist.version, point.dist.name) if point.dist else ("", None)
             plugin, _ = _register(manager, point.name, point.value, version, point.load)
-            plugins.append(replace(plugin, distribution=name))
+            plugins.append(replace(plugin, distribution=distribution))
     for name, request in wanted.items():
         if name in blocked:
             continue
