@@ -395,10 +395,21 @@ class Checks:
         self.ledger.holds(RESULT, _row(missing[0]) if missing else "", not missing, None, "a row")
         weights, once = drawn(self.result), np.ones((1, len(self.result.ids)))
         self.again = weights @ self.result.labels
+        shared = [self._detection(w) for w in (once, weights)]
         for layer in dict.fromkeys(layer for _, layer in groups):
-            shared = [detection(self.result, layer, w) for w in (once, weights)] if layer in self._detected_at else [{}, {}]
             for metric in (metric for metric, at in groups if at == layer):
-                self._metric(metric, layer, rows, shared, (once, weights))
+                self._metric(metric, layer, rows, [found.get(layer, {}) for found in shared], (once, weights))
+
+    def _detection(self, weights: Array) -> dict[str | None, dict[str, Array]]:
+        """Layer -> metric -> [B, C]; what is published of the chosen layers are columns of the others."""
+        found = {layer: detection(self.result, layer, weights) for layer in self.layers}
+        if self.layers != [None]:
+            every = [found[layer] for layer in self.layers]
+            columns = range(len(self.concepts))
+            found["chosen"] = {
+                name: np.stack([every[self.result.layer[c]][name][:, c] for c in columns], 1) for name in every[0]
+            }
+        return found
 
     @property
     def _detected_at(self) -> list[str | None]:
