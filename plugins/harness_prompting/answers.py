@@ -1,6 +1,6 @@
 """Answers on disk, by content: one line of JSON each, appended and flushed a batch at a time.
 
-A killed run leaves at most one torn line, at the end: it is not JSON, is ignored, and its question is asked again. The key is a hash of
+A killed run leaves at most one torn line, at the end: what is no answer is ignored, and its question is asked again. The key is a hash of
 everything that makes an answer: model, revision, dtype, question, image, and the options of generation.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 Kind = Literal["logit", "generate"]
 Answer = Mapping[str, Any]
 """{"yes": P, "no": P} of a logit question; {"text": what was generated, "cut": whether it was cut at max_tokens} of the other."""
+
+
+MOST = 1.01
+"""The largest probability that rounding may give."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,15 @@ def image_hash(image: PIL.Image.Image | None) -> str | None:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
 
 
+def _sound(answer: Any) -> bool:
+    """Whether it is an answer of either kind, with probabilities that are some."""
+    if not isinstance(answer, dict):
+        return False
+    if answer.keys() == {"yes", "no"}:
+        return all(isinstance(p, (int, float)) and math.isfinite(p) and 0 <= p <= MOST for p in answer.values())
+    return answer.keys() == {"text", "cut"} and isinstance(answer["text"], str) and isinstance(answer["cut"], bool)
+
+
 class Answers:
     """The answers of one model in one file, all of them in memory."""
 
@@ -73,9 +87,9 @@ class Answers:
             for line in file:
                 try:
                     read = json.loads(line)
-                except ValueError:  # torn by a kill; asked again
+                except (ValueError, RecursionError):  # torn by a kill; asked again
                     continue
-                if isinstance(read, dict) and isinstance(read.get("answer"), dict) and "key" in read:
+                if isinstance(read, dict) and isinstance(read.get("key"), str) and _sound(read.get("answer")):
                     yield read["key"], read["answer"]
 
     def __contains__(self, key: str) -> bool:

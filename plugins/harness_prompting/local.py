@@ -24,6 +24,8 @@ from .answers import Answer, Question
 
 TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2}
 """Largest difference of a next-token probability between the shared and the plain forward pass, by dtype."""
+DAY = "26 Jul 2024"
+"""What a chat template with a `date_string`, such as Llama's, is told in place of today: a stored answer is good on every day."""
 VARIANTS = {
     word: [f"{space}{form}" for space in ("", " ") for form in (word.lower(), word, word.upper())] for word in ("Yes", "No")
 }
@@ -131,14 +133,16 @@ class Local:
         for token in sorted(loaded.tokenizer.get_added_vocab(), key=len, reverse=True):
             if len(token) > 1 and token.strip() and token in text and not token.isalnum():
                 text = text.replace(token, f"{token[0]} {token[1:]}")
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no character, and no tokenizer takes it
+        how = {"tokenize": False, "add_generation_prompt": True, "date_string": DAY}
         if self.sees:
             content: list[dict[str, str]] = [{"type": "image"}] if image else []
             message = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
-            return str(loaded.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+            return str(loaded.processor.apply_chat_template([message], **how))
         if loaded.tokenizer.chat_template is None:
             return f"{text}\n\nAnswer:"
         message = {"role": "user", "content": text}
-        return str(loaded.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        return str(loaded.tokenizer.apply_chat_template([message], **how))
 
     def _refuse_long(self, length: int) -> None:
         text = self.config.get_text_config()
@@ -178,6 +182,7 @@ class Local:
                 part, before = left[: self.batch_size], self.batch_size
                 try:
                     logits, repeated = self._ended(prompts, part, cache)
+                    self._refuse_nan(logits)
                 except torch.OutOfMemoryError:
                     if before == 1:
                         raise HarnessError(
@@ -234,7 +239,15 @@ class Local:
         """[V]: the same from one whole prompt, without a cache."""
         ids, more = self._whole(prompts, i)
         logits: Tensor = self._forward([ids], more, use_cache=False).logits
+        self._refuse_nan(logits[0, -1])
         return logits[0, -1]
+
+    def _refuse_nan(self, logits: Tensor) -> None:
+        if bool(logits.isnan().any()):
+            raise HarnessError(
+                f"{self.weights.name} in {self.setup.dtype} gives NaN for the first token of an answer; its weights are broken or its "
+                f"numbers overflow; try --dtype {'float32' if self.setup.dtype != 'float32' else 'bfloat16'}"
+            )
 
     def _whole(self, prompts: Prompts, i: int) -> tuple[list[int], dict[str, Tensor]]:
         ids = prompts.prefix + prompts.endings[i]
@@ -287,7 +300,13 @@ class Local:
         return self._loaded
 
     def _load(self) -> Loaded:
-        from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+        from transformers import (
+            AutoModelForCausalLM,
+            AutoModelForImageTextToText,
+            AutoProcessor,
+            AutoTokenizer,
+            GenerationConfig,
+        )
 
         folder, local = self.weights.folder, {"local_files_only": True, "trust_remote_code": False}
         kind = AutoModelForImageTextToText if self.sees else AutoModelForCausalLM
@@ -324,6 +343,9 @@ class Local:
         given = model.generation_config.eos_token_id
         ends = [*(given if isinstance(given, list) else [given]), tokenizer.eos_token_id]
         known = sorted({end for end in ends if end is not None})
+        model.generation_config = GenerationConfig(
+            eos_token_id=known
+        )  # greedy: no penalty for repetition that was saved with it
         if not known:
             raise HarnessError(f"{self.weights.name} has no token that ends an answer (eos_token); it cannot be asked")
         return Loaded(model, tokenizer, processor, yes, no, known)

@@ -23,9 +23,11 @@ from urllib.parse import urlsplit
 
 from harness.api import HarnessError
 
-from .answers import Answer, Question
+from .answers import MOST, Answer, Question
 
 LONGEST_PAUSE = 30.0
+LONGEST_REPLY = 1 << 24
+"""Bytes; 128 tokens of an answer have some thousands."""
 TOP = 20
 """Alternatives a server is asked for; yes and no beyond them count as probability 0."""
 
@@ -49,11 +51,17 @@ class Server:
     """Answers of a served model. What weights it serves is not known here: the identity is its address and name."""
 
     def __init__(self, url: str, model: str, max_tokens: int, parallel: int, timeout: float, retries: int) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or not _plain(url)
+        except ValueError:  # a port that is no number, brackets that do not close
+            bad = True
+        if bad:
             raise HarnessError(f"bad server {url!r} of prompt; write server=http://host:port/v1")
         if parts.username or parts.password or parts.query:
             raise HarnessError("the server of prompt takes no password or query in its address; set OPENAI_API_KEY instead")
+        if not _plain(os.environ.get("OPENAI_API_KEY", "")):
+            raise HarnessError("OPENAI_API_KEY has a space, a line break or a sign that is not ASCII; set it to the key alone")
         self.url, self.model = url.rstrip("/"), model
         self.max_tokens, self.parallel, self.timeout, self.retries = max_tokens, parallel, timeout, retries
         self.identity: Mapping[str, Any] = {"model": model, "revision": "served: unknown", "server": self.url}
@@ -128,25 +136,26 @@ class Server:
         request = urllib.request.Request(f"{self.url}/chat/completions", body, headers)  # noqa: S310 - http or https, checked
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                return json.loads(response.read())
+                said = response.read(LONGEST_REPLY + 1)
+            if len(said) > LONGEST_REPLY:
+                raise _Again(f"an answer of more than {LONGEST_REPLY >> 20} MB")
+            return json.loads(said)
         except urllib.error.HTTPError as error:
             with error:
                 self._refused(error)
         except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out, cut short
-            raise _Again(f"{type(error).__name__}: {getattr(error, 'reason', error)}") from error
-        except ValueError as error:
+            raise _Again(_shown(f"{type(error).__name__}: {getattr(error, 'reason', error)}")) from error
+        except (ValueError, RecursionError) as error:
             raise _Again("an answer that is not JSON") from error
 
     def _refused(self, error: urllib.error.HTTPError) -> None:
         if error.code == 429 or error.code >= 500:
             asked = error.headers.get("Retry-After", "")
-            raise _Again(f"HTTP {error.code}", float(asked) if asked.isdigit() else None)
-        key = os.environ.get("OPENAI_API_KEY")
+            raise _Again(f"HTTP {error.code}", float(asked) if asked.isdecimal() else None)
         try:
-            words = " ".join(error.read(2000).decode("utf-8", "replace").split())[:300]
+            words = _shown(error.read(2000).decode("utf-8", "replace"))
         except (OSError, http.client.HTTPException):
             words = ""
-        words = words.replace(key, "...") if key else words
         hint = (
             "set OPENAI_API_KEY" if error.code in (401, 403) else "check the address, which ends in /v1, and the model's name"
         )
@@ -161,7 +170,7 @@ class Server:
             tops = None if found is None else found["content"][0]["top_logprobs"]
             if tops:
                 return _yes_no({str(top["token"]): float(top["logprob"]) for top in tops})
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise _Again(
                 f"an answer without {error}" if isinstance(error, KeyError) else "an answer of another form"
             ) from error
@@ -170,9 +179,20 @@ class Server:
 
 def _yes_no(tops: Mapping[str, float]) -> Answer:
     total = {word: sum(math.exp(p) for token, p in tops.items() if token.strip().lower() == word) for word in ("yes", "no")}
-    if not all(math.isfinite(p) for p in total.values()):
-        raise ValueError("a logprob is not finite")
+    if not all(p <= MOST for p in total.values()):  # NaN is not
+        raise ValueError("a probability is none")
     return total
+
+
+def _plain(text: str) -> bool:
+    return all("!" <= letter <= "~" for letter in text)
+
+
+def _shown(words: str) -> str:
+    """A server's words in one line for the terminal, without the key it may repeat."""
+    key = os.environ.get("OPENAI_API_KEY")
+    words = " ".join((words.replace(key, "...") if key else words).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in words)[:300]
 
 
 def _data_url(image: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,31 @@ def test_answers_are_read_back_and_a_torn_last_line_is_ignored_and_written_over(
         assert "a" in again
         assert again["c"] == {"yes": 1.0, "no": 0.0}
     assert "a" not in Answers(tmp_path, {**about, "revision": "other"})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"key": [1], "answer": {"yes": 0.5, "no": 0.5}}',
+        '{"key": "KEY", "answer": {"yes": "x", "no": 0.5}}',
+        '{"key": "KEY", "answer": {"yes": NaN, "no": 0.5}}',
+        '{"key": "KEY", "answer": {"yes": 7, "no": 0.5}}',
+        '{"key": "KEY", "answer": {"text": 5, "cut": false}}',
+        '{"key": "KEY", "answer": {}}',
+        "[" * 100_000,
+        "\x00\x00\x00",
+    ],
+    ids=["key", "string", "NaN", "seven", "number", "empty", "deep", "zeros"],
+)
+def test_a_line_that_is_no_answer_is_asked_again(line: str, tmp_path: Path):
+    kept = Answers(tmp_path, {"model": "m"})
+    kept.add({"KEY": {"yes": 0.5, "no": 0.25}, "other": {"text": "Yes", "cut": False}})
+    assert "KEY" in Answers(tmp_path, {"model": "m"})
+    about, _, other = kept.path.read_text().splitlines()
+    kept.path.write_text(f"{about}\n{line}\n{other}\n")
+    again = Answers(tmp_path, {"model": "m"})
+    assert "KEY" not in again
+    assert again["other"]["text"] == "Yes"
 
 
 def test_a_key_changes_with_everything_that_makes_an_answer():
@@ -310,6 +336,41 @@ def test_special_tokens_in_a_sample_are_text(llama: Path, llava: Path):
     seen = Local(Weights("llava", llava, "r"), Setup(), "image", 4, 4)
     prompts = seen.prompts(["Is there <image> here?"], picture())
     assert prompts.prefix.count(seen.config.image_token_id) == 4
+
+
+def test_a_prompt_is_the_same_on_every_day(tmp_path: Path):
+    day = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}"
+    folder = tiny_chats.language_model("llama", tmp_path / "m", template=day + tiny_chats.TEXT)
+    local = Local(Weights("m", folder, "r"), Setup(), "text", 4, 4)
+    assert local._rendered("hi", False) == "26 Jul 2024<u>hi</u><a>"
+
+
+def test_a_saved_penalty_changes_no_answer_whether_the_prefix_is_shared_or_not(llama: Path, tmp_path: Path):
+    folder = tmp_path / "m"
+    shutil.copytree(llama, folder)
+    saved = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**saved, "repetition_penalty": 1.9, "min_length": 50}))
+    found = []
+    for share in (True, False):
+        local = Local(Weights("m", folder, "r"), Setup(), "text", 16, 4)
+        local.share = share
+        with torch.inference_mode():
+            found.append(local._generated(local.prompts(["it is so", "it is not so"])))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("answers", ["logit", "generate"])
+def test_a_model_that_gives_nan_is_refused(answers: str, llama: Path, tmp_path: Path):
+    prompt = opened(llama, tmp_path, answers=answers)
+    prompt._asked.loaded.model.lm_head.weight.data.fill_(torch.nan)  # type: ignore[union-attr]
+    with pytest.raises(HarnessError, match="in float32 gives NaN for the first token of an answer"):
+        prompt.score([Sample("a", text="hi")], CONCEPTS)
+
+
+def test_half_a_surrogate_pair_in_a_sample_is_asked_as_a_question_mark(llama: Path, tmp_path: Path):
+    prompt = opened(llama, tmp_path)
+    assert prompt._asked._rendered("a \ud800 b", False) == "<u>a ? b</u><a>"  # type: ignore[union-attr]
+    assert np.isfinite(prompt.score([Sample("a", text="a \ud800 b")], CONCEPTS)).all()
 
 
 def test_the_probability_of_yes_counts_its_spellings_and_a_token_that_begins_both_words_counts_for_neither(llama: Path):
@@ -507,6 +568,34 @@ def test_the_probabilities_of_a_server_sum_over_spellings(stub: Stub, tmp_path: 
     assert (body["max_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 20)
 
 
+@pytest.mark.parametrize("logprob", [5.0, 1000.0, float("nan")])
+def test_a_probability_above_one_is_no_answer(logprob: float, stub: Stub, tmp_path: Path):
+    stub.default = tops(Yes=logprob, No=-1.0)
+    with pytest.raises(HarnessError, match="failed 3 times, the last time with: an answer of another form"):
+        served(stub, tmp_path, answers="logit").score(TEXTS[:1], ["joy"])
+
+
+def test_a_reply_without_end_is_not_read_whole(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module, "LONGEST_REPLY", 1000)
+    stub.default = says("x" * 2000)
+    with pytest.raises(HarnessError, match="the last time with: an answer of more than"):
+        served(stub, tmp_path).score(TEXTS[:1], ["joy"])
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://h:99999/v1", "http://h:abc/v1", "http://a b/v1"])
+def test_a_bad_address_is_refused_at_once(address: str, tmp_path: Path):
+    with pytest.raises(HarnessError, match=r"bad server .* of prompt; write server=http://host:port/v1"):
+        Prompt("m", server=address).open(Setup(cache_dir=tmp_path), "text")
+
+
+@pytest.mark.parametrize("key", ["hush\n", "h\u00fcsh\u20ac"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(HarnessError, match="OPENAI_API_KEY has a space, a line break or a sign that is not ASCII") as refused:
+        served(stub, tmp_path)
+    assert key.strip() not in str(refused.value)
+
+
 def test_a_server_without_logprobs_says_what_to_use_instead(stub: Stub, tmp_path: Path):
     with pytest.raises(HarnessError, match=r"gives no logprobs for 'org/model'; use answers=generate \(prompt-generate\)"):
         served(stub, tmp_path, answers="logit").score(TEXTS[:1], ["joy"])
@@ -533,10 +622,24 @@ def cut_short(handler: BaseHTTPRequestHandler, asked: Any) -> None:
         fails(200, b"not JSON"),
         fails(200, b"[1, 2]"),
         fails(200, b'{"choices": []}'),
+        fails(200, b"[" * 100_000),
+        fails(429, Retry_After="\u00b2"),
         hang,
         cut_short,
     ],
-    ids=["429", "429 with a time", "500", "503", "no JSON", "another JSON", "no choice", "hang", "cut short"],
+    ids=[
+        "429",
+        "429 with a time",
+        "500",
+        "503",
+        "no JSON",
+        "another JSON",
+        "no choice",
+        "deep",
+        "no time",
+        "hang",
+        "cut short",
+    ],
 )
 def test_what_may_pass_is_tried_again(fault: Any, stub: Stub, tmp_path: Path):
     stub.replies = [fault, fault]
@@ -556,8 +659,10 @@ def test_what_may_pass_is_tried_again(fault: Any, stub: Stub, tmp_path: Path):
         (fails(404, b"no such\nmodel"), "refused a question for 'org/model': HTTP 404 no such model; check the address"),
         (fails(401, b"bad key hush"), "HTTP 401 bad key ...; set OPENAI_API_KEY"),
         (fails(302, b"", Location="http://127.0.0.1:9/"), "HTTP 302"),
+        (fails(400, b"\x1b[2J" + b"x" * 290 + b" hush"), "HTTP 400 ?[2Jx"),
+        (lambda handler, asked: handler.wfile.write(b"BAD hush\r\n\r\n"), "BadStatusLine: BAD ..."),
     ],
-    ids=["429", "hang", "no JSON", "404", "401", "redirect"],
+    ids=["429", "hang", "no JSON", "404", "401", "redirect", "escape", "no HTTP"],
 )
 def test_what_stays_ends_in_one_line_and_keeps_the_answers_before(
     fault: Any, words: str, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
