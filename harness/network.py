@@ -16,6 +16,7 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -163,7 +164,13 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> None:
             for member in members.infolist():
                 if not member.is_dir() and wanted(member.filename):
                     _unpack_one(members, member, folder / member.filename)
-    except zipfile.BadZipFile as cause:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as cause:  # damaged, strange or encrypted
         raise HarnessError(f"{archive} is not a sound zip archive: {cause}; remove it and run the command again") from cause
 
 

@@ -93,11 +93,11 @@ def _check(categories: Sequence[str], size: int, split: str, policy: str) -> Non
 
 
 def _names(path: Path, wanted: Sequence[str]) -> dict[int, str]:
-    """Label number -> concept, for the labels that stand in one of the wanted categories."""
+    """Label number -> concept, for the labels that stand in one of the wanted categories; 0 is none, whatever the file calls it."""
     found = {}
     for number, (name, categories) in read_labels(path).items():
         among = [category for category in categories if category in wanted]
-        if among:
+        if among and number:
             found[number] = f"{among[-1]}::{name}"
     return found
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CATEGORIES = ("color", "object", "part", "material", "scene", "texture")
+LONGEST = 9
+"""Digits of a label number."""
 PLACE = ("image", "ih", "iw", "sh", "sw")
 
 
@@ -59,7 +61,12 @@ def read_labels(path: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
             raise HarnessError(
                 f"{where}: number {row['number']!r} and category {row['category']!r}, not as in `12,dog,object(9)`"
             )
-        labels[int(row["number"])] = (row["name"], categories)
+        number = int(row["number"])
+        if number in labels:
+            raise HarnessError(
+                f"{where}: label {number} is there twice, as {labels[number][0]!r} too; unpack the archive again"
+            )
+        labels[number] = (row["name"], categories)
     return labels
 
 
@@ -67,6 +74,8 @@ def label_maps(folder: Path, picture: Picture, category: str) -> Iterator[NDArra
     """[height, width] label numbers, in `label_size`, of each PNG or whole-image number of a cell."""
     for part in picture.cells.get(category, ()):
         if part.isdecimal():
+            if len(part) > LONGEST:
+                raise HarnessError(f"{picture.where}: {part[:40]!r} is no label number; unpack the archive again")
             yield np.full(picture.label_size, int(part), np.int64)
         else:
             yield _png(folder / "images" / _inside(part, picture.where), picture)
@@ -117,10 +126,13 @@ def _inside(name: str, where: str) -> str:
 def _png(path: Path, picture: Picture) -> NDArray[Any]:
     try:
         with Image.open(path) as image:
+            mode = image.mode
             channels = np.asarray(image.convert("RGB"), np.uint16)
-    except (OSError, SyntaxError, ValueError) as cause:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
         why = getattr(cause, "strerror", None) or cause
         raise HarnessError(f"cannot read {path}, named in {picture.where}; {why}; unpack the archive again") from cause
+    if mode not in ("RGB", "RGBA", "P"):  # a grey g would be read as g + 256 g
+        raise HarnessError(f"{path}, named in {picture.where}, has pixels of mode {mode}; label numbers are R + 256 G of RGB")
     if channels.shape[:2] != picture.label_size:
         raise HarnessError(f"{path} has (height, width) {channels.shape[:2]}, {picture.where} says {picture.label_size}")
     numbers: NDArray[Any] = channels[..., 0] + 256 * channels[..., 1]

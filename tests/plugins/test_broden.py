@@ -247,6 +247,30 @@ def test_a_damaged_folder_is_one_line_that_names_the_place(folder: Path) -> None
     assert f"{folder}/label.csv, line 2: number 'x' and category 'object(3)'" in message(folder=where)
 
 
+@pytest.mark.parametrize("mode", ["L", "1", "I;16"])
+def test_a_label_png_that_is_not_rgb_is_refused_since_its_numbers_would_be_wrong(mode: str, folder: Path) -> None:
+    path = folder / "images" / "pascal" / "0004_object.png"
+    with Image.open(path) as image:
+        grey = image.convert("L")
+    grey.convert(mode).save(path)
+    assert message(folder=str(folder)) == (
+        f"{path}, named in {folder}/index.csv, line 6, has pixels of mode {mode}; label numbers are R + 256 G of RGB"
+    )
+
+
+def test_hostile_labels_are_one_line_each(folder: Path) -> None:
+    labels = (folder / "label.csv").read_text()
+    (folder / "label.csv").write_text(f"{labels}250,other,object(3),1,1,\n")
+    assert ": label 250 is there twice, as " in message(folder=str(folder))
+    (folder / "label.csv").write_text(f"{labels}0,nothing,object(3),1,1,\n")
+    assert not any("object::nothing" in row["concepts"] for row in everything(dataset.load(folder=str(folder))).values())
+    broden_folder.rewrite(folder, "index.csv", {"pascal/0004.jpg": {"object": "9" * 30}}, "image")
+    assert f"index.csv, line 6: '{'9' * 30}' is no label number" in message(folder=str(folder))
+    broden_folder.rewrite(folder, "index.csv", {"pascal/0004.jpg": {"object": "pascal/0004_object.png"}}, "image")
+    Image.new("1", (20_000, 20_000)).save(folder / "images" / "pascal" / "0004_object.png")
+    assert "could be decompression bomb" in message(folder=str(folder))
+
+
 def test_an_image_that_is_gone_is_left_out_and_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_DATA", str(folder.parent.parent))
     (folder / "images" / "opensurfaces" / "0001.jpg").write_bytes(b"cut")

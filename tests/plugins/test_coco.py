@@ -609,6 +609,29 @@ def test_an_archive_with_a_link_is_refused(tmp_path: Path) -> None:
         unpack(tmp_path / "x.zip", tmp_path / "out", lambda member: True)
 
 
+@pytest.mark.parametrize(("place", "byte"), [(6, 1), (8, 99)], ids=["encrypted", "unknown method"])
+def test_an_archive_that_cannot_be_read_is_one_line(place: int, byte: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "A" * 1000)
+    data = bytearray(path.read_bytes())
+    data[place] = data[data.rfind(b"PK\1\2") + place + 2] = byte
+    path.write_bytes(data)
+    with pytest.raises(HarnessError, match=r"is not a sound zip archive: .*; remove it and run the command again"):
+        unpack(path, tmp_path / "out", lambda member: True)
+
+
+def test_an_archive_with_damaged_deflate_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "A" * 1000)
+    data = bytearray(path.read_bytes())
+    data[35:38] = b"\xff\xff\xff"
+    path.write_bytes(data)
+    with pytest.raises(HarnessError, match="is not a sound zip archive: Error -3 while decompressing"):
+        unpack(path, tmp_path / "out", lambda member: True)
+
+
 def test_a_damaged_archive_is_one_line_and_leaves_no_member_under_its_name(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
