@@ -267,7 +267,7 @@ def of_metric(result: Evidence, metric: str, layer: str | None, values: Any, man
                 "ci_high": number(both.high),
                 "n": int(np.isfinite(values).sum()),
                 "sample_ci": [number(x) for x in alone] if number(alone.low) is not None else None,
-                "reason": None,
+                "reason": None if value is not None else "no concept has a value",
             },
         }
 
