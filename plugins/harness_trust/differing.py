@@ -83,6 +83,8 @@ NO_NUMBER = (
     "provenance.samples embedded",
 )
 """What changes no number, or follows from what does."""
+FROM_CACHE = "provenance.batch size"
+"""Null where a run embedded nothing: the samples came from the cache, and their batch size is not known."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ def _fields(one: Evidence, other: Evidence) -> Iterator[tuple[str, Any, Any]]:
         stated.append({**every, "levels": list(result.calibration.levels), "concepts": result.concepts})
     for key in dict.fromkeys([*stated[0], *stated[1]]):
         values = [found.get(key) for found in stated]
-        if not equal(*values) and not any(fnmatchcase(key, pattern) for pattern in NO_NUMBER):
+        known = key != FROM_CACHE or None not in values
+        if known and not equal(*values) and not any(fnmatchcase(key, pattern) for pattern in NO_NUMBER):
             yield key, values[0], values[1]
 
 
