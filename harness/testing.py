@@ -315,6 +315,9 @@ def check_backbone(
             check_place(backbone, size)
         except HarnessError as error:
             raise AssertionError(str(error)) from error
+    for i in (0, len(sites) - 1):
+        same = _close(embed(samples, sites[i : i + 1])[0][0], values[i], tolerance)
+        _need(same, f"{name}.forward gives site {sites[i].label} other values alone than among others")
     backward = embed(samples, sites[::-1])[0].flip(0)
     _need(_close(backward, values, tolerance), f"{name}.forward does not give the sites in the order they are asked for")
     for stream in STREAMS[1:]:
@@ -545,9 +548,10 @@ def answers(kind: str, part: Any) -> Tensor:
         samples = made_up_samples(S)
         return torch.from_numpy(_fitted(part, samples, MadeUp().labels.numpy(), 5).score(samples, CONCEPTS))
     if kind == "metrics":
-        truth = MadeUp().labels.to(torch.int8)
+        world, tokens = MadeUp(), part.kind == "localization"
+        truth = world.truth if tokens else world.labels.to(torch.int8)
         scores = torch.rand(truth.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-        seen = Evaluation(scores, scores >= 0.5, truth, torch.arange(S + 1), torch.ones(C).bool())
+        seen = Evaluation(scores, scores >= 0.5, truth, world.offsets if tokens else torch.arange(S + 1), torch.ones(C).bool())
         return part.compute(seen, torch.ones(1, S))  # type: ignore[no-any-return]
     if kind == "backbones":
         with torch.inference_mode():

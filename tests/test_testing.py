@@ -652,6 +652,7 @@ def test_a_model_that_embeds_words_passes():
         (lambda e, i, s: replace(e, values=torch.nn.functional.dropout(e.values)), {}, "global random generator"),
         (lambda e, i, s: replace(e, values=e.values + float(np.random.default_rng().random()) * 1e6), {}, "in eval mode"),
         (lambda e, i, s: GoodModel().forward(i, sorted(s)), {}, "in the order they are asked for"),
+        (lambda e, i, s: replace(e, values=e.values.flip(0)), {}, "gives site 0 other values alone than among others"),
         (lambda e, i, s: e, {"modality": "sound"}, "modality is 'sound'; allowed: image, text, tokens"),
         (lambda e, i, s: e, {"modality": "image"}, r"regions has shape \[30, 2\]; it must be \[30, 4\]"),
     ],
