@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # of the programs tests start, too: on tiny tensors threads wait for each other
 for variable in [name for name in os.environ if name.startswith("HARNESS_") and name != "HARNESS_DATA"]:
     del os.environ[variable]
 
@@ -27,7 +28,7 @@ from harness import pipeline  # noqa: E402
 from harness.registry import Registry, load  # noqa: E402
 from harness.types import Method, Result, RunSpec  # noqa: E402
 
-torch.set_num_threads(1)  # the tensors are tiny: threads would wait for each other
+torch.set_num_threads(1)
 
 
 @contextmanager
