@@ -45,6 +45,7 @@ from harness.types import (
 
 if TYPE_CHECKING:
     from harness.calibration import at_layer, at_level, calibrate, choose, in_concept, sample_cutoffs, token_cutoffs
+    from harness.certificates import Certificate, Code, merge_certificates, read_certificates
     from harness.cli import progress
     from harness.embed import apply_view, capture, square_patches
     from harness.leaderboard import Board, Built, Cell, Column, Row, Table, collect, definitions, tables
@@ -119,6 +120,10 @@ _LAZY = {
     "sample_cutoffs": "harness.calibration",
     "token_cutoffs": "harness.calibration",
     "progress": "harness.cli",
+    "Certificate": "harness.certificates",
+    "Code": "harness.certificates",
+    "merge_certificates": "harness.certificates",
+    "read_certificates": "harness.certificates",
     "Board": "harness.leaderboard",
     "Built": "harness.leaderboard",
     "Cell": "harness.leaderboard",
@@ -171,7 +176,9 @@ __all__ = [
     "Bootstrap",
     "Built",
     "Cell",
+    "Certificate",
     "Choice",
+    "Code",
     "Column",
     "ConceptMethod",
     "Concepts",
@@ -237,9 +244,11 @@ __all__ = [
     "load",
     "load_task",
     "locate",
+    "merge_certificates",
     "open_result",
     "plain",
     "progress",
+    "read_certificates",
     "read_result",
     "read_task",
     "read_tokens",

@@ -1,4 +1,5 @@
-"""Leaderboards: a pure function of definitions and result files -> README.md, the same bytes every time; pages are a plugin's.
+"""Leaderboards: a pure function of definitions, result files and certificates -> README.md, the same bytes every time; pages are a
+plugin's.
 
 Rows are compared only within one table: same task content (fingerprint), same limit, same backbone weights, same versions of the
 metrics. They are ranked by the first column, with ties (`ranking.py`): a rank is an interval, and all that may be first are bold. A
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from harness.certificates import CERTIFICATES, Code, code_of, read_certificates
 from harness.errors import HarnessError, unknown
 from harness.ranking import Pair, Standing, rank
 from harness.recompute import Evidence
@@ -98,12 +100,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Built:
-    """What was built: every board with its tables, all results used, and why others were left out; roots: the folders read."""
+    """What was built: every board with its tables, all results used, and why others were left out; roots: the folders read.
+
+    code: run id -> whose code its parts are and whether it is certified; empty where the boards have no certificates.json.
+    """
 
     boards: tuple[tuple[Board, tuple[Table, ...]], ...]
     results: tuple[Evidence, ...]
     problems: tuple[str, ...]
     roots: tuple[Path, ...]
+    code: Mapping[str, tuple[Code, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def told(self) -> list[str]:
@@ -114,10 +120,12 @@ class Built:
 
 def build(roots: Sequence[Path], output: Path) -> Built:
     """Writes README.md, and returns what it says."""
+    certificates = read_certificates(output / CERTIFICATES)
     results, problems = collect(roots)
     boards = tuple((board, tuple(tables(board, results))) for board in definitions(output))
-    write_atomic(output / "README.md", markdown(boards, problems).encode())
-    return Built(boards, tuple(results), tuple(problems), tuple(roots))
+    code = {} if certificates is None else {r.read["run_id"]: code_of(r.read, certificates) for r in results}
+    write_atomic(output / "README.md", markdown(boards, problems, code).encode())
+    return Built(boards, tuple(results), tuple(problems), tuple(roots), code)
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Evidence], list[str]]:
@@ -291,12 +299,18 @@ def _cell(column: Column, scores: Sequence[Score]) -> Cell:
     return Cell(score.value, f"{score.value:.3f}" + (f" [{score.ci_low:.3f}, {score.ci_high:.3f}]" if known else ""))
 
 
-def markdown(boards: Sequence[tuple[Board, Sequence[Table]]], problems: Sequence[str]) -> str:
+def markdown(
+    boards: Sequence[tuple[Board, Sequence[Table]]], problems: Sequence[str], code: Mapping[str, Sequence[Code]]
+) -> str:
     """README.md."""
     parts = [
         "# Leaderboards",
         "Made by `harness leaderboard build`; do not edit. Brackets are 95 % intervals (bootstrap over concepts and samples). A rank "
         "such as 1–4 is a tie: no paired comparison, corrected for their number, tells these methods apart. All that may be first are bold.",
+        "Code is certified where `harness certify` passed on the very source that a result states; whoever submits it makes the "
+        "certificate, and it says nothing about how good a method is."
+        if code
+        else "",
     ]
     for board, its_tables in boards:
         parts += [f"## {board.title}", board.description.strip()]
@@ -317,9 +331,25 @@ def markdown(boards: Sequence[tuple[Board, Sequence[Table]]], problems: Sequence
                 {f"{_escape(row.method)}: {_escape(row.unranked)}" for row in table.rows if row.unranked and not row.ceiling}
             )
             parts += ["Not ranked: " + "; ".join(without) + "."] if without else []
+            parts += [_certified(table, code)] if code else []
     if problems:
         parts += ["## Left out", "\n".join(f"- {_escape(problem)}" for problem in problems)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _certified(table: Table, code: Mapping[str, Sequence[Code]]) -> str:
+    """One line: what of the code behind a table's rows is not certified, and whose rows these are."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for plugin, why in sorted({(one.plugin, one.why) for one in code[row.run_id] if one.why}):
+            found.setdefault((plugin, why), []).append(_escape(row.method))
+    if not found:
+        return "All code behind these rows is certified."
+    said = [
+        f"{_escape(f'plugin {plugin}, {why}' if plugin else why)} ({'all rows' if len(its) == len(table.rows) else ', '.join(its)})"
+        for (plugin, why), its in sorted(found.items())
+    ]
+    return f"Not certified: {'; '.join(said)}."
 
 
 def _bold(row: Row) -> str:

@@ -55,6 +55,7 @@ TIERS = (
         "results",
         "metrics",
         "statistics",
+        "certificates",
         "evidence",
         "recompute",
         "sites",
