@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from harness.api import HarnessError, write_atomic
+from harness.api import Certificate, HarnessError, write_atomic
 from harness_certify.examine import Examined, first_failure
 
 SCHEMA = 1
@@ -24,7 +24,7 @@ def certificate(registry: Any, plugin: str, found: Sequence[Examined], seconds: 
     `parts_checked` counts those whose contract was asked; of the others their skips say why not.
     """
     parts = [one for one in found if one.part]
-    asked = [one for one in parts if any(check.name == "contract" and check.verdict != "skip" for check in one.checks)]
+    asked = [one for one in parts if one.asked]
     checks = [check for one in found for check in one.checks]
     count = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("pass", "fail", "skip")}
     return {
@@ -53,14 +53,11 @@ def certificate(registry: Any, plugin: str, found: Sequence[Examined], seconds: 
     }
 
 
-def short(made: dict[str, Any]) -> dict[str, Any]:
-    """What a board needs to know; certified None: no part could be checked here, for want of weights or data."""
-    known = {key: made[key] for key in ("sha256", "certified", "version")}
-    return {**known, "certified": None} if _unchecked(made) else known
-
-
-def _unchecked(made: dict[str, Any]) -> bool:
-    return made["counts"]["fail"] == 0 and made["parts_offered"] > 0 and made["parts_checked"] == 0
+def short(made: dict[str, Any], found: Sequence[Examined]) -> Certificate:
+    """What a board needs to know."""
+    parts = tuple(sorted({one.part.partition(":")[0] for one in found if one.part and one.asked}))
+    unchecked = made["counts"]["fail"] == 0 and made["parts_offered"] > 0 and not parts
+    return Certificate(made["sha256"], None if unchecked else made["certified"], made["version"], parts)
 
 
 def write(made: dict[str, Any], folder: Path) -> None:

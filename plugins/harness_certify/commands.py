@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.api import KINDS, HarnessError, load, unknown, write_atomic
+from harness.api import KINDS, HarnessError, load, merge_certificates, read_certificates, unknown
 
 MADE = ("detector", "concept-method", "backbone", "localizer", "task")
 
@@ -41,6 +42,12 @@ def init(registry: Any, kind: str, name: str, output: Path | None) -> None:
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), help="Folder of certificate.json and badge.svg; with --all a file."
 )
+@click.option(
+    "--board",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also put it among a board's: leaderboards/certificates.json.",
+)
 @click.option("--part", multiple=True, help="Certify this reference in place of the bare name: `sae:my_folder`. Repeatable.")
 @click.option(
     "--check", type=click.Path(path_type=Path), metavar="CERTIFICATE", help="Only say whether this certificate still holds."
@@ -49,7 +56,7 @@ def init(registry: Any, kind: str, name: str, output: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, envvar="HARNESS_JSON", help="Print the certificate.")
 @click.pass_obj
 def certify(
-    registry: Any, plugin: str | None, output: Path | None, part: tuple[str, ...], check: Path | None, **how: bool
+    registry: Any, plugin: str | None, output: Path | None, part: tuple[str, ...], check: Path | None, **how: Any
 ) -> None:
     """Check that a plugin keeps its contracts, and write that down: certificate.json and badge.svg.
 
@@ -59,18 +66,22 @@ def certify(
     \b
     Examples:
       harness certify my_plugin.py
-      harness certify pooling -o certificates/pooling
+      harness certify pooling -o certificates/pooling --board my_boards/certificates.json
       harness certify --check certificates/pooling/certificate.json pooling
     """
     if how["every"] == bool(plugin):
         raise HarnessError("name one plugin, or give --all; see `harness plugins` for those there are")
     if how["every"]:
-        if part or check:
-            raise HarnessError("--all takes neither --part nor --check; certify one plugin at a time with them")
+        if part or check or how["board"]:
+            raise HarnessError(
+                "--all takes no --part, --check or --board; certify one plugin at a time with them, or name a file with -o"
+            )
         ok = _all(registry, output or Path("certificates.json"), how["as_json"])
     else:
+        if how["board"]:
+            read_certificates(how["board"])
         registry, name, requests, only = _find(registry, str(plugin))
-        ok = _held(registry, name, check) if check else _one(registry, name, requests, part, only, output, how["as_json"])
+        ok = _held(registry, name, check) if check else _one(registry, name, requests, part, only, output, **how)
     if not ok:
         sys.exit(1)
 
@@ -110,9 +121,9 @@ def _held(registry: Any, plugin: str, path: Path) -> bool:
 
 
 def _one(
-    registry: Any, plugin: str, requests: list[str], part: tuple[str, ...], only: str | None, output: Path | None, as_json: bool
+    registry: Any, plugin: str, requests: list[str], part: tuple[str, ...], only: str | None, output: Path | None, **how: Any
 ) -> bool:
-    from harness_certify.certificate import certificate, verdict, write
+    from harness_certify.certificate import certificate, short, verdict, write
     from harness_certify.examine import examine
 
     started = time.perf_counter()
@@ -120,7 +131,9 @@ def _one(
     made = certificate(registry, plugin, found, time.perf_counter() - started, only)
     folder = output or Path("certificates") / plugin
     write(made, folder)
-    if as_json:
+    if how["board"]:
+        merge_certificates(how["board"], {plugin: short(made, found)})
+    if how["as_json"]:
         click.echo(json.dumps(made, indent=1))
     else:
         for one in found:
@@ -132,17 +145,18 @@ def _one(
 
 
 def _all(registry: Any, path: Path, as_json: bool) -> bool:
-    """Writes name -> sha256, certified, version of every installed plugin; False where one failed, not where none could be checked."""
+    """Puts the certificate of every installed plugin among those of a file; False where one failed, not where none could be checked."""
     from harness_certify.certificate import certificate, short, verdict
-    from harness_certify.examine import examine
+    from harness_certify.examine import examine_all
 
+    read_certificates(path)
+    plugins = sorted(one.name for one in registry.plugins if one.distribution and not one.cause)
+    click.echo(f"certifying {len(plugins)} plugins: a minute or two", err=True)
     board = {}
-    for plugin in sorted(one.name for one in registry.plugins if one.distribution and not one.cause):
-        started = time.perf_counter()
-        found = examine(registry, plugin, [])
-        made = certificate(registry, plugin, found, time.perf_counter() - started, None)
-        board[plugin] = short(made)
-        click.echo(f"{verdict(made, found)} ({made['seconds']} s)", err=as_json)
-    write_atomic(path, (json.dumps(board, indent=1, sort_keys=True) + "\n").encode())
-    click.echo(json.dumps(board, indent=1) if as_json else f"wrote {path}")
-    return all(one["certified"] is not False for one in board.values())
+    for one in examine_all(registry, plugins, []):
+        made = certificate(registry, one.plugin, one.all, one.seconds, None)
+        board[one.plugin] = short(made, one.all)
+        click.echo(f"{verdict(made, one.all)} ({made['seconds']} s)", err=as_json)
+    every = merge_certificates(path, board)
+    click.echo(json.dumps({name: asdict(one) for name, one in every.items()}, indent=1) if as_json else f"wrote {path}")
+    return all(one.certified is not False for one in board.values())

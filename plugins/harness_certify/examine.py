@@ -6,6 +6,7 @@ A check passes, fails with a sentence, or is skipped with a reason. It says noth
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from harness.api import RULES, HarnessError, cost, read_task
@@ -56,6 +58,11 @@ class Examined:
     cost: dict[str, Any] = field(default_factory=dict)
     faults: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> bool:
+        """Whether the part's contract was checked, with whatever verdict."""
+        return any(check.name == "contract" and check.verdict != "skip" for check in self.checks)
+
     def run(self, name: str, check: Callable[[], str | None]) -> bool:
         """Runs one check; what it raises is a failure, what it returns the reason of a skip."""
         started, verdict, reason = time.perf_counter(), "pass", ""
@@ -73,37 +80,78 @@ def _sentence(error: Exception) -> str:
     return words if isinstance(error, AssertionError | HarnessError) else f"{type(error).__name__}: {words}"
 
 
+@dataclass
+class Examination:
+    """A plugin, its parts and what of them could be built, by their place among all parts asked; what was found of each, and of it."""
+
+    plugin: str
+    parts: dict[int, Part] = field(default_factory=dict)
+    made: dict[int, Any] = field(default_factory=dict)
+    found: dict[int, Examined] = field(default_factory=dict)
+    whole: Examined = field(default_factory=lambda: Examined(""))
+    seconds: float = 0.0
+
+    @property
+    def all(self) -> list[Examined]:
+        """The plugin itself, then its parts."""
+        return [self.whole, *self.found.values()]
+
+
 def examine(
     registry: Any, plugin: str, requests: Sequence[str], named: tuple[str, ...] = (), only: str | None = None
 ) -> list[Examined]:
     """Every check of a plugin; `only`: of the parts of that name alone."""
-    deadline = time.perf_counter() + BUDGET
-    parts = [part for part in offered(registry, plugin, named) if only in (None, part.reference.partition(":")[0])]
-    whole, made, found = Examined(""), {}, {}
+    (one,) = examine_all(registry, [plugin], requests, named, only)
+    return one.all
+
+
+def examine_all(
+    registry: Any, plugins: Sequence[str], requests: Sequence[str], named: tuple[str, ...] = (), only: str | None = None
+) -> list[Examination]:
+    """Every check of every plugin: they share the other processes, whose start is most of the time that a small plugin takes."""
+    place = itertools.count()
+    every = [Examination(plugin) for plugin in plugins]
     with _one_thread():
-        for place, part in enumerate(parts):
-            found[place] = Examined(part.name)
-            try:
-                made[place] = build(registry, part, part.reference in named)
-            except Skipped as reason:
-                found[place].checks.append(Check("contract", "skip", str(reason)))
-            except Exception as error:  # as in `run`
-                found[place].checks.append(Check("contract", "fail", _sentence(error)))
-        with _elsewhere(requests, {place: parts[place] for place in made}) as others:
-            whole.run("names", lambda: _names(registry, plugin))
-            for place, part in enumerate(parts):
-                if place in made and not examine_part(registry, part, made[place], found[place], deadline):
-                    del made[place]
-            _others(
-                others(),
-                whole,
-                {place: (parts[place], made[place], found[place]) for place in made},
-                _is_package(registry, plugin),
-            )
-    share = _caught(list(found.values()))
-    if share is not None:
-        whole.run("planted faults", lambda: _force(share, list(found.values())))
-    return [whole, *found.values()]
+        for one in every:
+            parts = [part for part in offered(registry, one.plugin, named) if only in (None, part.reference.partition(":")[0])]
+            one.parts = {next(place): part for part in parts}
+            _build(registry, one, named)
+        with _elsewhere(requests, every) as others:
+            for one in every:
+                _here(registry, one)
+            told = others()
+        for one in every:
+            if isinstance(told, str) and len(every) > 1:  # one of them ended the process: whose was it?
+                with _elsewhere(requests, [one]) as alone:
+                    _others(alone(), one, _is_package(registry, one.plugin))
+            else:
+                _others(told, one, _is_package(registry, one.plugin))
+    for one in every:
+        share = _caught(list(one.found.values()))
+        if share is not None:
+            one.whole.run("planted faults", lambda one=one, share=share: _force(share, list(one.found.values())))  # type: ignore[misc]
+    return every
+
+
+def _build(registry: Any, one: Examination, named: tuple[str, ...]) -> None:
+    for place, part in one.parts.items():
+        one.found[place] = Examined(part.name)
+        try:
+            one.made[place] = build(registry, part, part.reference in named)
+        except Skipped as reason:
+            one.found[place].checks.append(Check("contract", "skip", str(reason)))
+        except Exception as error:  # as in `run`
+            one.found[place].checks.append(Check("contract", "fail", _sentence(error)))
+
+
+def _here(registry: Any, one: Examination) -> None:
+    """The checks in this process; what refuses the made-up world is asked no more."""
+    started = time.perf_counter()
+    one.whole.run("names", lambda: _names(registry, one.plugin))
+    for place, made in list(one.made.items()):
+        if not examine_part(registry, one.parts[place], made, one.found[place], started + BUDGET):
+            del one.made[place]
+    one.seconds = time.perf_counter() - started
 
 
 def examine_part(registry: Any, part: Part, made: Any, found: Examined, deadline: float) -> bool:
@@ -228,12 +276,19 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class Answers(NamedTuple):
+    """What another process found: the numbers of parts by their place, `heavy`, and how parts failed."""
+
+    numbers: dict[str, torch.Tensor]
+    failed: dict[str, str]
+
+
 @contextmanager
-def _elsewhere(requests: Sequence[str], parts: dict[int, Part]) -> Iterator[Callable[[], list[dict[str, Any] | str]]]:
-    """Starts one process per hash seed; what is yielded waits for them: their tensors, or the last line of what went wrong."""
+def _elsewhere(requests: Sequence[str], every: Sequence[Examination]) -> Iterator[Callable[[], list[Answers] | str]]:
+    """Starts one process per hash seed; what is yielded waits for them: their answers, or the last line of what ended one."""
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "asked.json"
-        given = {str(place): asdict(part) for place, part in parts.items()}
+        given = {str(place): asdict(one.parts[place]) for one in every for place in one.made}
         asked.write_text(json.dumps({"requests": list(requests), "parts": given}), encoding="utf-8")
         running = []
         for seed in HASH_SEEDS:
@@ -243,11 +298,14 @@ def _elsewhere(requests: Sequence[str], parts: dict[int, Part]) -> Iterator[Call
             environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
             running.append((written, subprocess.Popen(command, env=environment, **how)))  # noqa: S603 - this very program
 
-        def wait() -> list[dict[str, Any] | str]:
-            done: list[dict[str, Any] | str] = []
+        def wait() -> list[Answers] | str:
+            done = []
             for written, process in running:
                 _, told = process.communicate()
-                done.append(load_file(written) if process.returncode == 0 else (told.strip().splitlines() or ["?"])[-1])
+                if process.returncode or not written.is_file():
+                    return (told.strip().splitlines() or [f"it ended with code {process.returncode}"])[-1]
+                with safe_open(written, "pt") as opened:
+                    done.append(Answers(load_file(written), opened.metadata() or {}))
             return done
 
         try:
@@ -258,32 +316,34 @@ def _elsewhere(requests: Sequence[str], parts: dict[int, Part]) -> Iterator[Call
                 process.wait()
 
 
-def _others(others: Sequence[Any], whole: Examined, made: dict[int, tuple[Part, Any, Examined]], package: bool) -> None:
+def _others(others: list[Answers] | str, one: Examination, package: bool) -> None:
     """What the other processes found: the same numbers of every part, and no torch for a list."""
-    told = next((other for other in others if isinstance(other, str)), None)
 
     def light() -> str | None:
-        if told is not None:
-            raise AssertionError(f"cannot be used in a process of its own; {told}")
-        heavy = any(int(other["heavy"]) for other in others)
+        if isinstance(others, str):
+            raise AssertionError(f"cannot be used in a process of its own; {others}")
+        heavy = any(int(other.numbers["heavy"]) for other in others)
         if heavy and package:
             raise AssertionError("imports torch when it is listed; import it in the module that a target names")
         return "imports torch when it is listed, as a plugin of one module may; a package should not" if heavy else None
 
-    whole.run("light to list", light)
+    one.whole.run("light to list", light)
 
-    def agree(place: int, part: Part, one: Any) -> str | None:
-        if told is not None:
+    def agree(place: int) -> str | None:
+        if isinstance(others, str):
             return "the other processes failed; see `light to list`"
-        mine = numbers(part, one)
-        if not all(str(place) in other for other in others):
+        key, mine = str(place), numbers(one.parts[place], one.made[place])
+        failed = next((other.failed[key] for other in others if key in other.failed), None)
+        if failed:
+            raise AssertionError(f"fails in another process, and not in this one; {failed}")
+        if not all(key in other.numbers for other in others):
             raise AssertionError("is refused in another process, and not in this one")
-        if not all(_same(mine, other[str(place)]) for other in others):
+        if not all(_same(mine, other.numbers[key]) for other in others):
             raise AssertionError("gives other numbers in another process; is it hash() or the order of a set?")
         return None
 
-    for place, (part, one, found) in made.items():
-        found.run("other processes", lambda place=place, part=part, one=one: agree(place, part, one))  # type: ignore[misc]
+    for place in one.made:
+        one.found[place].run("other processes", lambda place=place: agree(place))  # type: ignore[misc]
 
 
 def first_failure(found: Sequence[Examined]) -> tuple[Examined, Check] | None:

@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 import pytest
 from harness_certify.certificate import badge, short, verdict
 from harness_certify.certificate import certificate as made_of
-from harness_certify.examine import Check, Examined, examine, examine_part, first_failure
+from harness_certify.examine import Check, Examined, examine, examine_all, examine_part, first_failure
 from harness_certify.faults import FAULTS
 from harness_certify.parts import build, offered
 
-from harness.api import HarnessError
+from harness.api import Certificate, HarnessError, merge_certificates, read_certificates
 from harness.cli import main
 from harness.registry import load
 
@@ -145,10 +145,15 @@ def plugin(folder: Path, score: str = "segment_max(activations, block.offsets)")
     return path
 
 
+OTHER = Certificate("a" * 64, True, None, ())
+
+
 @pytest.fixture(scope="module")
 def certified(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certified")
-    assert cli("certify", str(plugin(folder)), "-o", str(folder)) == 0
+    board = folder / "board" / "certificates.json"
+    merge_certificates(board, {"other": OTHER})
+    assert cli("certify", str(plugin(folder)), "-o", str(folder), "--board", str(board)) == 0
     return folder
 
 
@@ -204,7 +209,7 @@ def test_a_plugin_that_differs_between_processes_is_not_certified_and_told_so(tm
         (["certify", "nothing.py"], "no plugin file nothing.py"),
         (["certify", "pooling", "--part", "maxx"], "unknown part 'maxx' in plugin pooling; did you mean max"),
         (["certify", "pooling", "--check", "nowhere.json"], "no certificate nowhere.json"),
-        (["certify", "--all", "--part", "max"], "--all takes neither --part nor --check"),
+        (["certify", "--all", "--part", "max"], "--all takes no --part, --check or --board"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(words: list[str], sentence: str, capsys: Any):
@@ -232,7 +237,7 @@ def test_a_plugin_whose_parts_all_need_what_is_not_here_is_not_certified_and_say
         verdict(made, found)
         == "not certified: none of the 1 parts of sae could be checked here; name those you have with --part"
     )
-    assert short(made)["certified"] is None
+    assert short(made, found).certified is None
 
 
 def test_the_first_failed_check_is_named_with_what_to_do():
@@ -268,18 +273,52 @@ def test_at_least_95_percent_of_seeded_plugin_faults_are_caught():
     assert len(missed) <= 0.05 * planted, missed
 
 
-@pytest.mark.parametrize("name", ["guessing"])
-def test_a_bundled_plugin_is_certified(name: str):
-    assert first_failure(examine(load(), name, [])) is None
-
-
 @pytest.mark.slow
 def test_every_bundled_plugin_is_certified_and_written_down_for_the_board(tmp_path: Path):
     path = tmp_path / "certificates.json"
     assert cli("certify", "--all", "-o", str(path)) == 0
-    registry, board = load(), json.loads(path.read_text())
+    registry, board = load(), read_certificates(path)
+    assert board is not None
     assert set(board) == {one.name for one in registry.plugins if one.distribution == "concept-harness"}
-    assert all(board[name]["sha256"] == registry.source(name)["sha256"] for name in board)
+    assert all(board[name].sha256 == registry.source(name)["sha256"] for name in board)
+    assert {"concept method linear", "concept method kmeans"} < set(board["vectors"].parts)
+    assert (board["coco"].certified, board["coco"].parts) == (None, ())
+
+
+def test_a_certificate_goes_among_those_of_a_board_which_keeps_the_others(certified: Path):
+    sha256 = json.loads((certified / "certificate.json").read_text())["sha256"]
+    board = read_certificates(certified / "board" / "certificates.json")
+    assert board == {"mine": Certificate(sha256, True, None, ("detector mine",)), "other": OTHER}
+
+
+def test_a_board_that_cannot_be_read_is_refused_before_anything_is_checked(tmp_path: Path, capsys: Any):
+    (tmp_path / "certificates.json").write_text("[]")
+    assert cli("certify", str(plugin(tmp_path)), "-o", str(tmp_path / "c"), "--board", str(tmp_path / "certificates.json")) == 2
+    assert "certificates.json; it must be a mapping of plugins" in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
+FAILS = "segment_max(activations, block.offsets) if hash('a') == {here} else 1 / 0"
+ENDS = "segment_max(activations, block.offsets) if hash('a') == {here} else __import__('os')._exit(3)"
+
+
+@pytest.mark.parametrize(
+    ("score", "check", "reason"),
+    [
+        (FAILS, "other processes", "fails in another process, and not in this one; ZeroDivisionError: division by zero"),
+        (ENDS, "light to list", "cannot be used in a process of its own; it ended with code 3"),
+    ],
+    ids=["raises", "ends the process"],
+)
+def test_plugins_share_the_other_processes_and_a_plugin_that_fails_there_does_not_fail_the_others(
+    score: str, check: str, reason: str, tmp_path: Path
+):
+    file = str(plugin(tmp_path, score.format(here=hash("a"))))
+    mine, guessing = examine_all(load([file]), ["mine", "guessing"], [file])
+    assert first_failure(list(guessing.found.values())) is None
+    assert {check.name for one in guessing.found.values() for check in one.checks} >= {"contract", "other processes"}
+    failed = first_failure(mine.all)
+    assert failed is not None and failed[1][::2] == (check, reason)
 
 
 def test_a_backbone_is_certified_with_the_faults_of_its_kind(begun: Path):
@@ -342,3 +381,8 @@ def test_following_contributing_from_an_empty_folder_ends_in_a_ranked_row(tmp_pa
     assert "certified: top3" in done.stdout
     board = (folder / "concept-harness" / "leaderboards" / "README.md").read_text()
     assert re.search(r"^\|[ *]*\d[^|]*\| top3 ", board, re.M), board
+    assert (
+        "Not certified: plugin pooling, no certificate (mean); plugin superactivator, no certificate (all rows); plugin toy"
+        in board
+    )
+    assert "plugin top3" not in board
