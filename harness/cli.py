@@ -184,6 +184,8 @@ def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> 
       harness run --task coco --concept-method mean --detector max --localizer direct
       harness run --backbone embeddings:my_folder --method all
     """
+    mine = {parameter.name for parameter in run.params}
+    of_plugins = {name: options.pop(name) for name in list(options) if name not in mine}
     wanted = list(specs(registry, options))
     from harness import bench, pipeline
 
@@ -191,18 +193,28 @@ def run(registry: Registry, /, as_json: bool, dry_run: bool, **options: Any) -> 
         plans = [plan(bench.prepare(spec, registry)) for spec in wanted]
         click.echo(json.dumps(plans, indent=1) if as_json else "\n\n".join(map(plan_text, plans)))
         return
+    registry.call("harness_on_start", specs=wanted, options=of_plugins)
     done: list[Result] = []
+    problems: list[str] = []
     for spec in wanted:
         with progress() as track:
-            done += pipeline.run(spec, registry, track, lambda bench: click.echo(plan_text(plan(bench)), err=True))
+            made = pipeline.run(spec, registry, track, lambda bench: click.echo(plan_text(plan(bench)), err=True))
+        for result in made:
+            told = registry.tell("harness_on_result", result=result, options=of_plugins)
+            problems += [f"{problem}; the result is complete in {result.path}" for problem in told]
+        done += made
     if as_json:
         from harness.results import to_json
 
         click.echo(json.dumps([to_json(result) for result in done], indent=1, allow_nan=False))
-        return
-    from harness.tables import print_results
+    else:
+        from harness.tables import print_results
 
-    print_results(done)
+        print_results(done)
+    for problem in problems:
+        click.echo(f"not told: {problem}", err=True)
+    if problems:
+        click.get_current_context().exit(1)
 
 
 def specs(registry: Registry, options: dict[str, Any]) -> Iterator[RunSpec]:

@@ -6,13 +6,13 @@ name are an error that names both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from harness.types import Entry, Method
+from harness.types import Entry, Method, Result, RunSpec
 
 if TYPE_CHECKING:
     import click
@@ -86,9 +86,27 @@ def harness_register_methods() -> Iterable[Method]:
 
 @hookspec
 def harness_add_commands(cli: click.Group) -> None:
-    """Adds commands to the command line: `@cli.command()`, also to its groups, and options to `leaderboard build`.
+    """Adds commands to the command line: `@cli.command()`, also to its groups, and options to `run` and `leaderboard build`.
 
     Called at every start: import anything heavy inside the command.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_on_start(specs: Sequence[RunSpec], options: Mapping[str, Any]) -> None:
+    """Before `harness run` computes anything; not for a --dry-run. Raises `HarnessError` where what is asked for cannot be done.
+
+    options: the values of the options that plugins added to the command.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def harness_on_result(result: Result, options: Mapping[str, Any]) -> None:
+    """A result of `harness run`, complete on disk at `result.path`; for trackers. Options as in `harness_on_start`.
+
+    Whatever is raised becomes one line on stderr and exit code 1; the other listeners, results and runs go on.
     """
     raise NotImplementedError
 

@@ -191,6 +191,17 @@ class Registry:
         """What every plugin that listens to an event returns; what one raises is raised."""
         return list(getattr(self._manager.hook, event)(**given))
 
+    def tell(self, event: str, **given: Any) -> list[str]:
+        """Tells every plugin that listens of something already done; what one raises comes back in words, and stops nobody else."""
+        problems = []
+        for implementation in getattr(self._manager.hook, event).get_hookimpls():
+            try:
+                implementation.function(*(given[name] for name in implementation.argnames))
+            except Exception as error:  # as in _collect
+                told = str(error) if isinstance(error, HarnessError) else _cause(error)
+                problems.append(f"plugin {implementation.plugin_name}: {told}")
+        return problems
+
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", None: "anything"}
 
