@@ -9,11 +9,16 @@ import select
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), " ": (32, " "), "ArrowDown": (40, "")}
+
+
+class Left(AssertionError):
+    """The page was left while it was asked."""
 
 
 class Browser:
@@ -64,6 +69,8 @@ class Browser:
         while True:
             message = self._read(20)
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Left(str(given))
                 assert "error" not in message, (method, message)
                 return message["result"]
 
@@ -99,10 +106,11 @@ class Browser:
         return found["result"].get("value")
 
     def until(self, script: str) -> None:
-        """Waits until an expression is true."""
+        """Waits until an expression is true, over a page's end if it must."""
         for _ in range(100):
-            if self.do(script):
-                return
+            with suppress(Left):
+                if self.do(script):
+                    return
             time.sleep(0.05)
         raise AssertionError(f"never true: {script}")
 
