@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.api import Built, Column, Evidence, Score, Table, scores_of
+from harness.api import Built, Code, Column, Evidence, Score, Table, scores_of
 from harness_site.words import line, number
 
 WIDE = 120
@@ -23,12 +23,15 @@ def overview(built: Built, links: Mapping[str, str], duels: Mapping[str, str]) -
         for table in tables:
             results = [of[row.run_id] for row in table.rows]
             drawn.append(_table(len(scripted), table, results, links, duels))
+            for row, shown in zip(table.rows, drawn[-1]["rows"], strict=True):
+                shown["code"] = marked(built.code[row.run_id]) if built.code else None
             scripted.append(_script(table, results))
         boards.append({"title": board.title, "id": f"board-{len(boards)}", "description": board.description, "tables": drawn})
     return {
         "boards": boards,
         "problems": [line(problem, 300) for problem in built.problems],
         "count": len(built.results),
+        "certified": bool(built.code),
         "choices": {
             "task": sorted({table["task"] for table in scripted}),
             "backbone": sorted({table["backbone"] for table in scripted}),
@@ -37,6 +40,19 @@ def overview(built: Built, links: Mapping[str, str], duels: Mapping[str, str]) -
         },
         "tables": scripted,
     }
+
+
+def marked(code: Sequence[Code]) -> dict[str, Any]:
+    """A row's mark, its place when sorted, and what it says: which plugins are not certified, and why.
+
+    ✓ all its code is certified; (✓) that of the recipe, but not that of the backbone or the data set; – anything else.
+    """
+    without = dict.fromkeys((one.plugin, one.why) for one in code if one.why)
+    if not without:
+        return {"mark": "✓", "order": 2, "said": "all its code is certified"}
+    recipe = all(one.place in ("backbone", "dataset") for one in code if one.why)
+    said = "; ".join(line(f"{plugin}: {why}" if plugin else why) for plugin, why in without)
+    return {"mark": "(✓)" if recipe else "–", "order": int(recipe), "said": f"not certified: {said}"}
 
 
 def _layer(label: str) -> tuple[str, int, str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
-from harness.api import Board, Built, Evidence, Table, scores_of, write_atomic
+from harness.api import Board, Built, Code, Evidence, Table, scores_of, write_atomic
 from harness_site.evidence import SHOWN, Evident, Filler, evident
 from harness_site.overview import overview
 from harness_site.side_by_side import Duel, differences
@@ -59,12 +59,13 @@ def _digest(text: str) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Results of one task and backbone that may be compared: their tables, and the place of their pages."""
+    """Results of one task and backbone that may be compared: their tables, the place of their pages, and whose code they are of."""
 
     task: str
     results: tuple[Evidence, ...]
     tables: tuple[tuple[Board, Table], ...]
     links: Mapping[str, str]
+    code: Mapping[str, tuple[Code, ...]]
 
     @property
     def folder(self) -> str:
@@ -89,7 +90,7 @@ def groups(built: Built) -> Iterator[Group]:
         own = {result.read["run_id"] for result in results}
         tables = tuple((board, table) for board, its in built.boards for table in its if table.rows[0].run_id in own)
         links = {r.read["run_id"]: f"{file_name(r.read['method']['name'], r.read['run_id'])}.html" for r in results}
-        yield Group(task, results, tables, links)
+        yield Group(task, results, tables, links, built.code)
 
 
 def write_site(built: Built, output: Path, registry: Any, pictures: int, read_samples: bool) -> list[str]:
@@ -223,6 +224,7 @@ def _evidence(pages: Pages, group: Group, page: Evident, found: Found) -> bytes:
         kinds={name: about.get("kind") for name, about in read.get("metrics", {}).items()},
         boards=boards,
         compare=group.href,
+        code=group.code.get(run, ()),
         run=run,
         page=page,
     )

@@ -278,6 +278,67 @@ def test_hostile_names_and_texts_stay_text_and_short(tmp_path):
         data(page)
 
 
+SHA = "a" * 64
+
+
+def state(folder: Path, **plugins: str) -> None:
+    """Lets a result say whose code its parts are: place -> plugin, of the source SHA; its recipe is a detector."""
+    read = json.loads((folder / "result.json").read_text())
+    read["method"]["detector"] = "max"
+    parts = {"detector": "max", "backbone": "small", "dataset": "world"}
+    stated = {place: {"part": parts[place], "plugin": name, "version": name, "sha256": SHA} for place, name in plugins.items()}
+    (folder / "result.json").write_text(json.dumps(read | {"provenance": {"plugins": stated}}))
+
+
+def certify(output: Path, *passed: str) -> None:
+    one = {"sha256": SHA, "certified": True, "version": None, "parts": ["detector max", "backbone small", "dataset world"]}
+    output.mkdir(exist_ok=True)
+    (output / "certificates.json").write_text(json.dumps(dict.fromkeys(passed, one)))
+
+
+def test_every_row_says_whether_its_code_is_certified_and_its_page_says_of_which_source(tmp_path):
+    for name, plugins in (
+        ("whole", {"detector": "p", "backbone": "p", "dataset": "p"}),
+        ("recipe", {"detector": "p", "backbone": "p", "dataset": "q"}),
+        ("foreign", {"detector": "q", "backbone": "p", "dataset": "p"}),
+        ("silent", {}),
+    ):
+        state(made(tmp_path / "results", name), **plugins)
+    certify(tmp_path / "pages", "p")
+    pages = build(tmp_path / "results", tmp_path / "pages")
+    shown = re.findall(
+        r'<td data-sort="(\d)"><a href="([^"]+)#code" title="([^"]+)"><span aria-hidden="true">(.+?)</span>',
+        pages["index.html"],
+    )
+    marks = {re.sub(r".*/(\w+)-\w+\.html", r"\1", page): (order, mark, said) for order, page, said, mark in shown}
+    assert marks == {
+        "whole": ("2", "✓", "all its code is certified"),
+        "recipe": ("1", "(✓)", "not certified: q: no certificate"),
+        "foreign": ("0", "–", "not certified: q: no certificate"),
+        "silent": ("0", "–", "not certified: the result does not state its source"),
+    }
+    assert "Certified: ✓" in pages["index.html"]
+    assert of(pages, "whole").count("✓ certified</td>") == 3
+    assert SHA in of(pages, "foreign") and "– no certificate</td>" in of(pages, "foreign")
+
+
+def test_without_certificates_the_pages_say_nothing_of_them(world):
+    assert not any("ertified" in page or 'id="code"' in page for page in world.values())
+
+
+def test_hostile_names_of_plugins_stay_text(tmp_path):
+    state(made(tmp_path / "results", "one"), detector=HOSTILE, backbone="p", dataset=HOSTILE)
+    certify(tmp_path / "pages", HOSTILE, "p")
+    state(made(tmp_path / "results", "two"), detector=HOSTILE + "2", backbone="p", dataset="p")
+    pages = build(tmp_path / "results", tmp_path / "pages")
+    assert "✓ certified" in of(pages, "one") and "– no certificate" in of(pages, "two")
+    for page in pages.values():
+        assert "<script>alert" not in page and "\u202e" not in page and "x" * 1000 not in page
+        assert page.count("<script>") == 1 and page.count("<script ") == 1
+    titles = re.findall(r"<a [^>]*#code[^>]*>", pages["index.html"])
+    assert titles and all(re.fullmatch(r'<a href="[^"]+" title="[^"]*">', title) for title in titles)
+
+
 def test_no_page_names_an_address_of_the_network_or_allows_any(world):
     for page in world.values():
         assert set(re.findall(r"https?://[^\s\"'<>]+", page)) <= {"http://www.w3.org/2000/svg"}
@@ -333,7 +394,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("walked")
     for name, quality in (("good", 4.0), ("fair", 2.0), ("poor", 0.1), (HOSTILE, 1.0)):
-        made(root / "results", name, quality, tokens=4 if name == "good" else 0)
+        folder = made(root / "results", name, quality, tokens=4 if name == "good" else 0)
+        state(folder, detector=name, backbone="p", dataset="p")
+    certify(root / "pages", "good", "p")
     build(root / "results", root / "pages")
     return root / "pages"
 
@@ -367,6 +430,10 @@ def test_a_reader_sorts_by_keyboard_filters_and_walks_from_a_cell_to_its_tokens(
     assert browser.do(cell).startswith("0.250 [")
     browser.do("document.querySelector('button[type=reset]').click()")
     browser.until(f"!{cell}.startsWith('0.250')")
+    last = "[...document.querySelectorAll('#board-0 thead button')].at(-1)"
+    browser.do(f"{last}.click()")
+    assert browser.do(METHODS)[0] == "good"
+    assert browser.do(f"{last}.textContent") == "certified"
     browser.do("document.querySelector(\"#board-0 th a[href*='good']\").click()")
     browser.until("document.querySelector('h1')?.textContent === 'good' && document.readyState === 'complete'")
     browser.until("document.querySelectorAll('#drawn .card svg rect').length >= 4")
