@@ -17,7 +17,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 KEYS = {"Enter": (13, "\r"), "Tab": (9, ""), " ": (32, " "), "ArrowDown": (40, "")}
 
 
-class Left(AssertionError):
+class LeftError(AssertionError):
     """The page was left while it was asked."""
 
 
@@ -70,7 +70,7 @@ class Browser:
             message = self._read(20)
             if message.get("id") == number:
                 if "navigated" in message.get("error", {}).get("message", ""):
-                    raise Left(str(given))
+                    raise LeftError(str(given))
                 assert "error" not in message, (method, message)
                 return message["result"]
 
@@ -108,7 +108,7 @@ class Browser:
     def until(self, script: str) -> None:
         """Waits until an expression is true, over a page's end if it must."""
         for _ in range(100):
-            with suppress(Left):
+            with suppress(LeftError):
                 if self.do(script):
                     return
             time.sleep(0.05)
