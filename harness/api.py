@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from harness.certificates import Certificate, Code, merge_certificates, read_certificates
     from harness.cli import progress
     from harness.embed import apply_view, capture, square_patches
-    from harness.leaderboard import Board, Built, Cell, Column, Row, Table, collect, definitions, tables
+    from harness.leaderboard import Board, Built, Cell, Column, Row, Table, build, collect, definitions, tables
     from harness.localize import Explanation, Job, locate
     from harness.masks import checked_rle, rle_mask
     from harness.metrics import Bootstrap, score_rows
@@ -130,6 +130,7 @@ _LAZY = {
     "Column": "harness.leaderboard",
     "Row": "harness.leaderboard",
     "Table": "harness.leaderboard",
+    "build": "harness.leaderboard",
     "collect": "harness.leaderboard",
     "definitions": "harness.leaderboard",
     "tables": "harness.leaderboard",
@@ -220,6 +221,7 @@ __all__ = [
     "at_level",
     "average",
     "average_intervals",
+    "build",
     "calibrate",
     "capture",
     "check_output",

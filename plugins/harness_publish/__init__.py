@@ -1,4 +1,4 @@
-"""Boards and results in other people's formats: the command `harness leaderboard export`."""
+"""Boards and results elsewhere: `harness leaderboard export` for other people's formats, `harness publish` for other places."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @hookimpl
 def harness_add_commands(cli: click.Group) -> None:
-    """`leaderboard export`."""
+    """`leaderboard export` and `publish`."""
     import click
 
-    from harness_publish.command import export
+    from harness_publish.command import export, publish
 
+    cli.add_command(publish)
     board = cli.commands.get("leaderboard")
     if isinstance(board, click.Group):
         board.add_command(export)
