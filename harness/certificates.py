@@ -54,7 +54,7 @@ def read_certificates(path: Path) -> dict[str, Certificate] | None:
     """Plugin -> certificate; None where there is no such file."""
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise HarnessError(f"cannot read {path}; {error.strerror}; make it readable, or remove it") from error
