@@ -9,6 +9,7 @@ ceiling, a limited run and a row without every concept are shown and not ranked.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,15 @@ from harness.certificates import CERTIFICATES, Code, code_of, read_certificates
 from harness.errors import HarnessError, unknown
 from harness.ranking import Pair, Standing, rank
 from harness.recompute import Evidence
-from harness.results import find_results, read_result, scores_of, write_atomic
+from harness.results import file_name, find_results, read_result, scores_of, write_atomic
 from harness.types import Score
 
 LONGEST = 300
 """Characters of a name or a cause that are shown."""
+SAID = ("task", "method", "metrics", "choices", "scores")
+"""What two results of one run must have in common to be the same."""
+MEANING = ("kind", "higher_is_better", "version")
+"""What a metric's numbers must have in common to stand in one column."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +138,43 @@ def collect(roots: Sequence[Path]) -> tuple[list[Evidence], list[str]]:
     found: dict[str, Evidence] = {}
     problems = []
     for root in roots:
-        for folder in find_results(root):
+        for folder in sorted(find_results(root), key=lambda path: not _in_place(path)):
             try:
                 read = read_result(folder)
             except HarnessError as error:
                 problems.append(str(error).replace(f"{root}/", ""))
                 continue
-            found[read["run_id"]] = Evidence(folder, read)
+            why = _unusable(read)
+            first = found.setdefault(str(read.get("run_id")), Evidence(folder, read)) if why is None else None
+            if first is not None and any(first.read.get(key) != read.get(key) for key in SAID):
+                why = f"another result of run {read['run_id']}, which is taken from {first.folder}; remove one of them"
+            if why is not None:
+                problems.append(f"{folder} is left out; {why}".replace(f"{root}/", ""))
     return sorted(found.values(), key=_order), problems
+
+
+def _in_place(folder: Path) -> bool:
+    """Whether a result stands where a run writes it: it is taken before one of the same run that stands elsewhere."""
+    try:
+        read = read_result(folder)
+        names = [file_name(str(read[key]["name"])) for key in ("task", "backbone", "method")]
+    except (HarnessError, KeyError, TypeError):  # said where it is collected
+        return False
+    return [*names, read.get("run_id")] == list(folder.absolute().parts[-4:])
+
+
+def _unusable(read: Mapping[str, Any]) -> str | None:
+    """What keeps a result from a table; None = nothing."""
+    try:
+        scores_of(read)
+        _key(Board("", "", ()), read)
+        _about(read)
+        named = [read[key]["name"] for key in ("task", "backbone", "method")]
+        words = [read["run_id"], read["method"]["summary"], *(row["layer"] or "" for row in read["choices"])]
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"its result.json does not have the form of a result: {type(error).__name__} {error}; run it again"
+    wrong = [word for word in (*named, *words) if not isinstance(word, str)]
+    return f"its result.json has {str(wrong[0])[:40]!r} where a word belongs; run it again" if wrong else None
 
 
 def _order(result: Evidence) -> tuple[str, ...]:
@@ -182,7 +216,7 @@ def _check_keys(raw: Any, kind: type, where: str) -> None:
 
 
 def tables(board: Board, results: Sequence[Evidence]) -> Iterator[Table]:
-    """One table per (task content, limit, backbone, metric versions), full runs before limited ones; rows by rank, then value."""
+    """One table per (task content, limit, backbone, meaning of the metrics), full runs before limited ones; rows by rank, then value."""
     groups: dict[tuple[Any, ...], list[Evidence]] = {}
     for result in results:
         if (result.read["method"].get("localize_on") == "explained") == board.explained:
@@ -204,14 +238,15 @@ def tables(board: Board, results: Sequence[Evidence]) -> Iterator[Table]:
 
 def _key(board: Board, read: Mapping[str, Any]) -> tuple[Any, ...]:
     task, backbone, metrics = read["task"], read["backbone"], read.get("metrics", {})
-    versions = str([(column.metric, metrics.get(column.metric, {}).get("version")) for column in board.columns])
+    meant = [(column.metric, *(metrics.get(column.metric, {}).get(key) for key in MEANING)) for column in board.columns]
     return (
         task["limit"] is not None,
+        str(task["limit"]),
         task["name"],
         task["fingerprint"],
         backbone["name"],
         str(sorted(backbone.items())),
-        versions,
+        str(meant),
     )
 
 
@@ -223,7 +258,7 @@ def _place(row: Row) -> tuple[Any, ...]:
 def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[Row], str, dict[tuple[str, str], Pair]]:
     """The rows with their ranks, what to say of them, and the comparisons behind them."""
     column, most = board.columns[0], max(_covered(result, board.columns[0]) for result, _ in there)
-    why = [_unranked(board, result, row, most) for result, row in there]
+    why = _same_samples([result for result, _ in there], [_unranked(board, result, row, most) for result, row in there])
     mine = [result for (result, _), reason in zip(there, why, strict=True) if reason is None]
     try:
         better = all(result.read["metrics"][column.metric]["higher_is_better"] for result in mine)
@@ -242,6 +277,22 @@ def _ranked(board: Board, there: Sequence[tuple[Evidence, Row]]) -> tuple[list[R
     pairs = {(names[pair.a], names[pair.b]): pair for pair in found.pairs}
     size = f"; a true difference of {found.detectable:.3f} would be found 8 times in 10" if found.detectable > 0 else ""
     return rows, f"Ranks from {len(pairs)} paired comparisons of {column.name}, Holm-corrected{size}.", pairs
+
+
+def _same_samples(results: Sequence[Evidence], why: Sequence[str | None]) -> list[str | None]:
+    """The reasons, with one for rows of other test samples than most: a difference is paired, and one such row may not undo all ranks."""
+    seen: dict[str, list[int]] = {}
+    reasons = list(why)
+    asked = [i for i, reason in enumerate(why) if reason is None]
+    for i in asked if len(asked) > 1 else ():
+        try:
+            seen.setdefault(results[i].test_digest, []).append(i)
+        except HarnessError as error:
+            reasons[i] = f"no paired comparison: {error}"
+    most = max(seen.values(), key=len, default=[])
+    for i in (i for rows in seen.values() if rows is not most for i in rows):
+        reasons[i] = "other test samples, concepts or labels than the other rows"
+    return reasons
 
 
 def _covered(result: Evidence, column: Column) -> int:
@@ -357,9 +408,9 @@ def _bold(row: Row) -> str:
 
 
 def _escape(text: str) -> str:
-    """Plain text in Markdown: no HTML, no table breaks, nothing invisible or that turns the reading order, nothing endless."""
+    """Plain text in Markdown: no HTML, link, picture or emphasis, no table breaks, nothing invisible or that turns the reading order."""
     text = "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("|", "\\|"), ("`", "'")):
+    for character, safe in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("`", "'"), ("://", "&#58;//"), ("www.", "www&#46;")):
         text = text.replace(character, safe)
-    return text
+    return re.sub(r"([\\|\[\]*~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)

@@ -6,6 +6,8 @@ that each checks the other. `Evidence` is a result folder as arrays; `replicates
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -135,6 +137,13 @@ class Evidence:
     def labels(self) -> Bools:
         """[S, C] of test."""
         return self.samples["test"][1]  # type: ignore[no-any-return]
+
+    @cached_property
+    def test_digest(self) -> str:
+        """A hash of the test samples, concepts and labels, whatever the order of the samples: results can be paired where it is equal."""
+        order = sorted(range(len(self.ids)), key=self.ids.__getitem__)
+        plain = [[self.ids[i] for i in order], self.concepts, self.labels[order].astype(int).tolist()]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
     @cached_property
     def scores(self) -> dict[str, Floats]:

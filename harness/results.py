@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import tempfile
@@ -193,14 +194,26 @@ def read_result(folder: Path) -> dict[str, Any]:
     if not (status.is_file() and status.read_text() == COMPLETE and path.is_file()):
         raise HarnessError(f"no complete result in {folder}; STATUS is missing, so the run was cut short; run it again")
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        read = json_of(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise HarnessError(f"{path} is not JSON; {error}") from error
     if not isinstance(read, dict):
         raise HarnessError(f"{path} holds {type(read).__name__}, not a result; run `harness run` again")
     if read.get("schema_version") != SCHEMA_VERSION:
         raise HarnessError(f"{path} has schema version {read.get('schema_version')!r}; this harness reads {SCHEMA_VERSION}")
     return read
+
+
+def json_of(text: str) -> Any:
+    """JSON whose every number is finite and fits a float; ValueError or RecursionError where it is not."""
+    return json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
+
+
+def _number(word: str) -> int | float:
+    found = float(word)
+    if not math.isfinite(found):
+        raise ValueError(f"{word[:20]} is no JSON number, or too large for one")
+    return int(word) if word.lstrip("-").isdecimal() else found
 
 
 def find_results(root: Path) -> Iterator[Path]:

@@ -95,6 +95,43 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert not any(line.startswith("# head") for line in readme.splitlines())
 
 
+def test_a_name_makes_no_link_picture_emphasis_or_cell(tmp_path: Path) -> None:
+    put(tmp_path / "results", "![i](http://e.org/x.png) *b* _i_ a_b \\| www.e.org", 0.5)
+    readme = page(tmp_path / "results", tmp_path / "board")
+    assert r"!\[i\](http&#58;//e.org/x.png) \*b\* \_i\_ a_b \\\| www&#46;e.org" in readme
+
+
+def test_a_metric_that_is_better_when_lower_does_not_share_a_column_with_one_that_is_better_when_higher(tmp_path: Path) -> None:
+    for name, better in (("a", True), ("b", False)):
+        path = put(tmp_path / "results", name, 0.5) / "result.json"
+        about = {"kind": "detection", "version": 1, "higher_is_better": better}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"f1": about}}))
+    detection = page(tmp_path / "results", tmp_path / "board").split("## Detection\n")[1].split("\n## ")[0]
+    assert detection.count("### toy · toy") == 2
+
+
+def test_another_result_of_a_run_does_not_take_its_place(tmp_path: Path) -> None:
+    right = put(tmp_path / "results", "a", 0.5)
+    own = tmp_path / "results" / "toy" / "toy" / "a" / json.loads((right / "result.json").read_text())["run_id"]
+    own.parent.mkdir(parents=True)
+    right.rename(own)
+    put(tmp_path / "results", "a", 0.9)
+    built = build([tmp_path / "results"], tmp_path / "board")
+    assert [result.folder for result in built.results] == [own]
+    assert "another result of run a-" in built.problems[0]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"schema_version": 2}', '{"schema_version": 1e999}', "[" * 100_000, '{"schema_version": 1' + "0" * 400 + "}"]
+)
+def test_a_result_that_is_none_is_left_out_and_named(tmp_path: Path, text: str) -> None:
+    put(tmp_path / "results", "a", 0.5)
+    (put(tmp_path / "results", "b", 0.9) / "result.json").write_text(text)
+    built = build([tmp_path / "results"], tmp_path / "board")
+    assert len(built.results) == len(built.problems) == 1
+    assert "run it again" in built.problems[0] or "is not JSON" in built.problems[0]
+
+
 def test_a_name_that_turns_the_reading_order_or_never_ends_is_cut_and_shown(tmp_path: Path) -> None:
     put(tmp_path / "results", "a" * 50 + "\u202e" + "b" * 100_000, 0.5)
     readme = page(tmp_path / "results", tmp_path / "board")

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.api import Choice, HarnessError, Method, RunSpec, Score, read_result
+from harness.api import Choice, HarnessError, Method, RunSpec, Score, json_of, read_result
 
 MANIFEST = "MANIFEST.json"
 REQUIRED = ("STATUS", "calibration.parquet", "config.yaml", "per_sample.parquet", "result.json", "scores.parquet")
@@ -173,13 +172,9 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """JSON that is not whole is unreadable."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
+        return json_of(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise HarnessError(f"{path} is not JSON; {error}; the bundle is damaged") from error
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no JSON number")
 
 
 def readable(folder: Path) -> dict[str, Any]:
@@ -188,7 +183,9 @@ def readable(folder: Path) -> dict[str, Any]:
     import pyarrow.parquet as pq
     import yaml
 
-    read_json(folder / "result.json") if (folder / "result.json").is_file() else None
+    links = [name for name in (*ALL, MANIFEST) if (folder / name).is_symlink()]
+    if links:
+        raise HarnessError(f"{folder / links[0]} is a link; a bundle holds its own files; put a copy there")
     read = read_result(folder)
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     there = [name for name in LOCALIZED if (folder / name).is_file()]
@@ -256,6 +253,10 @@ def check_shape(read: Mapping[str, Any], ledger: Ledger) -> None:
     task, concepts = read["task"], list(read["task"].get("positives") or {})
     _keys(task, TASK, "task.", ledger)
     splits = {"train": int, "cal": int, "test": int}
+    limit = task.get("limit", ...)
+    ledger.holds(
+        "result.json", "task.limit", limit is None or (_is(limit, int) and limit > 0), limit, "samples per split, or null"
+    )
     _keys(task["samples"], splits, "task.samples.", ledger, exact=True)
     for concept in concepts:
         ledger.holds(
@@ -274,6 +275,9 @@ def check_shape(read: Mapping[str, Any], ledger: Ledger) -> None:
     for name, about in read["metrics"].items():
         ledger.holds("result.json", f"metrics.{name}", isinstance(about, dict), about, "what the metric is")
         _keys(about, METRIC, f"metrics.{name}.", ledger, exact=True)
+        low, high = (*about["range"], None, None)[:2]
+        good = len(about["range"]) == 2 and all(x is None or _is(x, float) for x in (low, high))
+        ledger.holds("result.json", f"metrics.{name}.range", good, about["range"], "the least and the largest value")
     _options(read, ledger)
     _records(read["choices"], Choice, "choices", ledger)
     _records(read["scores"], Score, "scores", ledger)
@@ -340,6 +344,8 @@ def check_manifest(folder: Path, ledger: Ledger) -> bool:
     extra = sorted(set(there["files"]) - set(stated["files"]))
     ledger.holds(MANIFEST, "files", not missing, ", ".join(missing), "files that are there")
     ledger.holds(MANIFEST, "files", not extra, f"nothing of {', '.join(extra)}", "every file of the folder")
+    more = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.name not in (*ALL, MANIFEST)]
+    ledger.holds(MANIFEST, "files", not more, ", ".join(path.name for path in more), "the files of a result, and no links")
     for name, found in there["files"].items():
         ledger.same(name, "sha256", stated["files"][name], found)
     return True

@@ -6,6 +6,7 @@ in `Ledger.left`: the intervals of token average precision, and metrics that a p
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ BINS = 2048
 NO_VECTOR = "no vector: train has no token to fit the concept on"
 NO_CUTOFF = "no cutoff: cal has no positive to calibrate on"
 RESULT = "result.json"
+TENSORS = ("activations", "map", "mask", "truth", "detected", "offsets", "regions", "views")
 
 
 @dataclass(frozen=True)
@@ -421,6 +423,9 @@ class Checks:
         for metric, about in self.read["metrics"].items():
             if metric in VERSIONS:
                 self.ledger.same(RESULT, f"metrics.{metric}.kind", about["kind"], VERSIONS[metric][0])
+                better = metric != "deletion_auc"
+                self.ledger.same(RESULT, f"metrics.{metric}.higher_is_better", about["higher_is_better"], better)
+                self.ledger.same(RESULT, f"metrics.{metric}.range", about["range"], [0, 1])
             if about["kind"] == "detection":
                 yield from ((metric, layer) for layer in self._detected_at)
             elif (about["kind"] == "localization" and self.result.localized) or (
@@ -506,8 +511,8 @@ class Checks:
         """An interval that the files do not give has at least its ends in order."""
         for name, row in rows.items():
             for key, ends in (("ci_low", (row["ci_low"], row["ci_high"])), ("sample_ci", row["sample_ci"] or (None, None))):
-                good = (ends[0] is None) == (ends[1] is None) and (ends[0] is None or ends[0] <= ends[1])
-                self.ledger.holds(RESULT, f"{_row((metric, layer, name))}.{key}", good, ends, "ends in order")
+                good = (ends[0] is None) == (ends[1] is None) and (ends[0] is None or 0 <= ends[0] <= ends[1] <= 1)
+                self.ledger.holds(RESULT, f"{_row((metric, layer, name))}.{key}", good, ends, "ends in order, from 0 to 1")
         self.ledger.leave(f"intervals of {metric}", 2 * len(rows) + 4)
 
     def _between(self, rows: Mapping[str, Any]) -> Array:
@@ -565,25 +570,34 @@ class Checks:
         path = self.result.folder / "tokens.safetensors"
         if not path.is_file() or not self.result.localized:
             return
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            tensors = load_file(path)
+            with safe_open(path, framework="numpy") as opened:
+                tensors = {key: opened.get_tensor(key) for key in TENSORS}
+                about = json.loads(opened.metadata()["about"])
             mask, truth, detected = (tensors[key].astype(int) for key in ("mask", "truth", "detected"))
             offsets = tensors["offsets"]
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            written = {key: about[key] for key in ("ids", "concepts", "layers", "super_activator_cutoffs", "map_cutoffs")}
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise HarnessError(f"cannot read {path}; {error}; the bundle is damaged") from error
-        name, ids = path.name, self.result.ids
+        name, ids, chosen = path.name, self.result.ids, self.read["choices"]
+        self.ledger.same(name, "ids", written["ids"], ids)
+        self.ledger.same(name, "concepts", written["concepts"], self.concepts)
+        self.ledger.same(name, "layers", written["layers"], [self.layers[i] for i in self.result.layer])
+        self.ledger.same(name, "map_cutoffs", written["map_cutoffs"], [row["map_cutoff"] for row in chosen])
         self.ledger.same(name, "samples", len(offsets) - 1, len(ids))
         self.ledger.same(name, "concepts", detected.shape[1], len(self.concepts))
         self.ledger.same(name, "tokens", len(mask), int(offsets[-1]))
+        cutoffs = np.array([math.nan if x is None else x for x in written["map_cutoffs"]], float)
+        known, sample = np.isfinite(cutoffs), np.repeat(np.arange(len(ids)), np.diff(offsets))
+        above = (tensors["map"][:, known] >= cutoffs[known]) & (detected[sample][:, known] == 1)
+        self.ledger.cells(name, lambda at: f"mask of token {at[0]}", mask[:, known], above)
         self.ledger.cells(
             name, lambda at: f"detected of {self._sample('test', ids)(at)}", detected, self.result.at("chosen")[1]
         )
         if self.read["method"]["localize_on"] == "explained":
             return
-        sample = np.repeat(np.arange(len(ids)), np.diff(offsets))
         cells = ((mask == 1) & (truth == 1), (mask == 1) & (truth == 0), (mask == 0) & (truth == 1))
         for key, cell, published in zip(("tp", "fp", "fn"), cells, self.result.masks, strict=True):
             counted = np.zeros((len(ids), len(self.concepts)))

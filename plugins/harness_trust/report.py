@@ -19,7 +19,9 @@ def found_in(roots: Sequence[Path]) -> list[Path]:
     """Every bundle at or below the paths, each once; a path without one is an error."""
     found: dict[Path, None] = {}
     for root in roots:
-        here = [root] if (root / "STATUS").is_file() or (root / "config.yaml").is_file() else list(find_results(root))
+        below = list(find_results(root))  # a bundle does not hide those below it
+        mine = (root / "STATUS").is_file() or (root / "config.yaml").is_file()
+        here = [root, *below] if mine else below
         if not here:
             raise HarnessError(f"no result in {root}; name a folder that `harness run` or `harness submit` wrote, or one above")
         found.update(dict.fromkeys(here))

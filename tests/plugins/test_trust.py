@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from harness_trust.bundle import MANIFEST, manifest_of
-from harness_trust.checks import bounds
+from harness_trust.checks import bounds, verify
 from harness_trust.report import verdict_of
+from safetensors.torch import save_file
 
-from harness.api import run_id_of
+from harness.api import HarnessError, read_tokens, run_id_of
 from harness.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -265,6 +266,80 @@ def test_a_published_number_is_caught_by_recomputation_alone(bundle: Path, tmp_p
         return f"{row}: {key}"
 
     assert missed(bundle, tmp_path, 25, 3, change) == []
+
+
+def sealed(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes result.json, and makes run id, config.yaml and manifest follow."""
+    with_words(folder, change)
+    (folder / "MANIFEST.json").write_text(json.dumps(manifest_of(folder)))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda read: read["metrics"]["f1"].update(higher_is_better=False), "metrics.f1.higher_is_better"),
+        (lambda read: read["metrics"]["auroc"].update(range=[0, 2]), "metrics.auroc.range"),
+        (lambda read: read["task"].pop("limit"), "task.limit"),
+        (
+            lambda read: next(r for r in read["scores"] if r["metric"] == "token_average_precision").update(ci_low=-9.0),
+            "from 0 to 1",
+        ),
+    ],
+)
+def test_a_new_manifest_does_not_save_what_a_metric_or_limit_means(
+    bundle: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(bundle, folder)
+    sealed(folder, change)
+    assert said in str(verify(folder).finding)
+
+
+def test_a_bundle_above_others_does_not_hide_them(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(bundle, tmp_path / "all")
+    shutil.copytree(bundle, tmp_path / "all" / "toy" / "x")
+    change_json(tmp_path / "all" / "toy" / "x" / "result.json", random.Random(0), ("scores",))  # noqa: S311
+    (tmp_path / "all" / "MANIFEST.json").write_text(json.dumps(manifest_of(tmp_path / "all")))
+    code, out, _ = run(["verify", str(tmp_path / "all"), "--json"], capsys)
+    assert code == 1
+    assert [row["verdict"] for row in json.loads(out)] == ["does not follow", "does not follow"]
+    assert "the files of a result" in json.loads(out)[0]["cause"]
+
+
+def test_a_link_in_a_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "b")
+    (tmp_path / "b" / "scores.parquet").unlink()
+    (tmp_path / "b" / "scores.parquet").symlink_to(bundle / "scores.parquet")
+    with pytest.raises(HarnessError, match="is a link; a bundle holds its own files"):
+        verify(tmp_path / "b")
+
+
+def test_logged_tokens_are_those_of_the_samples(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    shutil.copytree(runs["superactivator"], folder)
+    tensors, about = read_tokens(folder)
+    save_file(tensors, folder / "tokens.safetensors", {"about": json.dumps({**about, "ids": about["ids"][::-1]})})
+    assert "tokens.safetensors: ids" in str(verify(folder).finding)
+    save_file({**tensors, "map": -tensors["map"]}, folder / "tokens.safetensors", {"about": json.dumps(about)})
+    assert "mask of token" in str(verify(folder).finding)
+
+
+def test_one_bundle_of_other_samples_does_not_undo_the_ranks_of_the_others(runs: dict[str, Path], tmp_path: Path) -> None:
+    names = [name for name in ("superactivator", "max", "coin", "last") if name in runs]
+    for name in names:
+        shutil.copytree(runs[name], tmp_path / "r" / name)
+    folder = tmp_path / "r" / names[0]
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path)
+        if "id" in table.column_names:
+            words = [word.replace("test-", "other-") for word in table["id"].to_pylist()]
+            pq.write_table(table.set_column(table.column_names.index("id"), "id", pa.array(words)), path)
+    (folder / "tokens.safetensors").unlink()
+    assert verify(folder).finding is None
+    main(["leaderboard", "build", str(tmp_path / "r"), "--output", str(tmp_path / "board")])
+    detection = (tmp_path / "board" / "README.md").read_text().split("## Detection\n")[1].split("\n## ")[0]
+    assert f"Not ranked: {names[0]}: other test samples, concepts or labels than the other rows." in detection
+    assert "**1" in detection
 
 
 def test_the_order_of_tied_and_merged_tokens_bounds_average_precision() -> None:
