@@ -628,7 +628,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}; see `harness --help`", err=True)
+        context = getattr(error, "ctx", None)
+        told = f"{error.format_message().removesuffix('.')}; see `{context.command_path if context else 'harness'} --help`"
+        click.echo(f"error: {told}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped; what is computed is kept, run the same command to go on", err=True)

@@ -16,6 +16,9 @@ from harness_doctor import probe
 SECONDS = 7.0
 """How long torch may take to import and answer; the whole command is to end within ten."""
 
+SLOW = "importing torch and asking it took more than"
+"""Begins what is said of a torch that was given up: it may be cold, or the machine busy, and so it is not called broken."""
+
 
 def start_probe() -> subprocess.Popen[str]:
     """The probe, started; the rest of the command goes on beside it."""
@@ -31,7 +34,7 @@ def read_probe(process: subprocess.Popen[str], seconds: float = SECONDS) -> tupl
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return None, f"importing torch and asking it took more than {seconds:g} s"
+        return None, f"{SLOW} {seconds:g} s"
     if process.returncode == 0:
         found: dict[str, Any] = json.loads(said)
         return found, None

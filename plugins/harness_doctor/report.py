@@ -60,7 +60,8 @@ def _plugins(registry: Any) -> list[dict[str, Any]]:
 
 
 def _broken(found: dict[str, Any]) -> list[str]:
-    lines = [f"torch: {found['torch_broken']}"] if found["torch_broken"] else []
+    slow = (found["torch_broken"] or "").startswith(machine.SLOW)
+    lines = [f"torch: {found['torch_broken']}"] if found["torch_broken"] and not slow else []
     lines += [f"package {one['name']}: {one['broken']}" for one in found["packages"] if one["broken"]]
     lines += [f"plugin {one['name']}: {one['broken']}" for one in found["plugins"] if one["broken"]]
     lines += [f"task {one['name']}: {one['broken']}" for one in found["tasks"] if one["broken"]]
@@ -134,7 +135,12 @@ def _show_machine(console: Console, found: dict[str, Any]) -> None:
     if found["torch"] and len(found["torch"]["devices"]) == 1:
         made.add_row("GPU", "none that torch can use")
     if found["torch_broken"]:
-        made.add_row("torch", f"[red]{escape(found['torch_broken'])}[/red]")
+        if found["torch_broken"].startswith(machine.SLOW):
+            made.add_row(
+                "torch", f"[yellow]{escape(found['torch_broken'])}: a first import, or a busy machine? Try again[/yellow]"
+            )
+        else:
+            made.add_row("torch", f"[red]{escape(found['torch_broken'])}[/red]")
     for name, what in (("cache", "embeddings"), ("hub_cache", "Hub cache")):
         made.add_row(what, f"{escape(found[name]['path'])}, {size(found[name]['free'])} free")
     for name, value in found["environment"].items():

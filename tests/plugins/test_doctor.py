@@ -135,6 +135,17 @@ def test_a_torch_that_hangs_is_given_up() -> None:
     assert process.poll() is not None
 
 
+def test_a_torch_that_is_slow_is_told_and_not_called_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(machine, "read_probe", lambda process: (process.kill(), (None, f"{machine.SLOW} 7 s"))[1])
+    found = report.examine(load(), tmp_path)
+    assert found["torch_broken"] == "importing torch and asking it took more than 7 s"
+    assert not [line for line in found["broken"] if "torch" in line]
+    report.show(found)
+    assert "took more than 7 s: a first import, or a busy machine? Try again" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_probe_of_this_machine_computes_in_every_dtype_it_names() -> None:
     answer = probe.probe()
     cpu = answer["devices"][0]
