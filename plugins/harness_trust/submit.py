@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import platform
 import re
 import shlex
@@ -222,14 +223,20 @@ def _notes(read: dict[str, Any]) -> list[str]:
 
 
 def commands(target: Path, read: dict[str, Any]) -> list[str]:
-    """How to open the pull request, from the root of a checkout."""
+    """How to open the pull request: from the root of the checkout that `target` is in, to which the first line goes; empty outside one."""
+    place = target.absolute()
+    root = next((folder for folder in place.parents if (folder / ".git").exists()), None)
+    if root is None:
+        return []
+    bundle, results = place.relative_to(root), place.parents[3].relative_to(root)
     branch = "-".join(["submit", part_of(read["method"]["name"]), part_of(read["task"]["name"]), read["run_id"]])
     subject = f"Submit {read['method']['name']} on {read['task']['name']} with {read['backbone']['name']}"
-    board = target.parents[3].parent
+    added = " ".join(shlex.quote(str(path)) for path in (bundle, results.parent / "README.md", results.parent / "index.html"))
     return [
+        f"cd {shlex.quote(os.path.relpath(root))}",
         f"git switch -c {shlex.quote(branch)}",
-        f"harness leaderboard build {shlex.quote(str(target.parents[3]))} --output {shlex.quote(str(board))}",
-        f"git add {shlex.quote(str(target))} {shlex.quote(str(board))}",
+        f"harness leaderboard build {shlex.quote(str(results))} --output {shlex.quote(str(results.parent))}",
+        f"git add {added}",
         f"git commit -m {shlex.quote(subject)}",
         f"git push -u origin {shlex.quote(branch)}",
     ]
@@ -252,7 +259,12 @@ def show(made: dict[str, Any]) -> None:
         click.echo(plain(f"without names of this machine: {', '.join(made['rewritten'])}"))
     for note in made["notes"]:
         click.echo(plain(f"note: {note}"))
-    click.echo("\nTo open the pull request, from the root of your checkout:")
+    if not made["next"]:
+        click.echo(
+            "\nThis folder is in no git checkout: give the --to of a clone, or copy the bundle to its leaderboards/results."
+        )
+        return
+    click.echo("\nTo open the pull request:")
     for line in made["next"]:
         click.echo(plain(f"  {line}"))
     click.echo("then open it on the page that `git push` names; its checks verify the bundle and rebuild the boards")

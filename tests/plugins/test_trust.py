@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -409,8 +410,15 @@ def test_submit_writes_a_bundle_and_says_how_to_open_the_pull_request(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "leaderboards" / "results"
+    _, out, _ = run(["submit", str(runs["superactivator"]), "--to", str(tmp_path / "elsewhere")], capsys)
+    assert "This folder is in no git checkout: give the --to of a clone" in out
+    assert "git add" not in out
+    (tmp_path / ".git").mkdir()
     code, out, _ = run(["submit", str(runs["superactivator"]), "--to", str(to)], capsys)
     assert code == 0
+    assert f"  cd {os.path.relpath(tmp_path)}\n" in out
+    assert "  harness leaderboard build leaderboards/results --output leaderboards\n" in out
+    assert re.search(r"^  git add leaderboards/results/toy/\S+ leaderboards/README.md leaderboards/index.html$", out, re.M)
     assert "numbers and words follow from the files" in out
     assert "left out: tokens.safetensors; --tokens takes tokens.safetensors" in out
     assert "git switch -c submit-superactivator-toy-" in out
@@ -546,7 +554,7 @@ def test_the_workflow_runs_commands_that_exist() -> None:
     steps = [step["run"] for job in flow["jobs"].values() for step in job["steps"] if "run" in step]
     words = [step.split() for step in steps if step.startswith("harness ")]
     assert [line[1] for line in words] == ["verify", "leaderboard"]
-    assert steps[-1] == "git diff --exit-code -- leaderboards"
+    assert steps[-1] == "git diff --exit-code -- leaderboards/README.md leaderboards/index.html"
     for line in words:
         done = python(*[word for word in line[1:] if not word.startswith(("leaderboards", "--output"))], "--help")
         assert done.returncode == 0, done.stderr
