@@ -46,6 +46,8 @@ class Evidence:
         import pyarrow.parquet as pq
 
         path = self.folder / name
+        if not path.is_file():
+            raise HarnessError(f"cannot read {path}; it is not there; the result is not whole; run it again")
         try:
             found = pq.read_table(path)
         except (OSError, pa.ArrowException) as error:

@@ -149,3 +149,6 @@ def test_a_file_that_is_no_parquet_is_refused_with_its_name(results: dict[str, E
     (tmp_path / "r" / "scores.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(HarnessError, match=r"cannot read .*scores\.parquet"):
         _ = open_result(tmp_path / "r").scores
+    (tmp_path / "r" / "scores.parquet").unlink()
+    with pytest.raises(HarnessError, match=r"cannot read \S+scores\.parquet; it is not there; the result is not whole"):
+        _ = open_result(tmp_path / "r").scores
