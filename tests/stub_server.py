@@ -41,6 +41,24 @@ class Server:
             request.wfile.write(data[start : start + cuts.pop(0) if cuts else None])
 
 
+def address(http: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{http.server_port}"
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """A server of this machine that answers as the handler does, while the block runs."""
+    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield http
+    finally:
+        http.shutdown()
+        http.server_close()
+        thread.join(5)
+
+
 @contextmanager
 def serving() -> Iterator[Server]:
     stub = Server()
@@ -54,13 +72,6 @@ def serving() -> Iterator[Server]:
         def log_message(self, *args: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    stub.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as http:
+        stub.url = address(http)
         yield stub
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(5)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from stub_server import address, listening
 
 TOKEN = "hf_secretsecretsecret"  # noqa: S105 - of the stub
 
@@ -136,13 +137,6 @@ def serving_hub() -> Iterator[Hub]:
         def log_message(self, *given: Any) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with listening(Handler) as http:
+        hub.url = address(http)
         yield hub
-    finally:
-        http.shutdown()
-        http.server_close()
-        thread.join(5)

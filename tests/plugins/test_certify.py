@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from command_line import cli
 from harness_certify.certificate import badge, short, verdict
 from harness_certify.certificate import certificate as made_of
 from harness_certify.examine import Check, Examined, examine, examine_all, examine_part, first_failure
@@ -21,7 +22,6 @@ from harness_certify.faults import FAULTS
 from harness_certify.parts import build, offered
 
 from harness.api import Certificate, HarnessError, merge_certificates, read_certificates
-from harness.cli import main
 from harness.registry import load
 
 ROOT = Path(__file__).parents[2]
@@ -31,15 +31,6 @@ NAMES = {"detector": "strong3", "concept-method": "apart", "backbone": "hashes",
 def python_environment(**more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HARNESS_")}
     return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **more}
-
-
-def cli(*words: str) -> int:
-    """The exit code of a command, in this process."""
-    try:
-        main(list(words))
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
 
 
 # --- init

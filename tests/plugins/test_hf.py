@@ -7,8 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import pytest
 import torch
 import transformers as tf
 from harness_hf.load import clip_vit_l14, load
+from stub_server import address, listening
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from harness.api import HarnessError, Sample, Setup, Site
@@ -673,11 +673,8 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def hub(folders):
     handler = type("TinyHub", (Hub,), {"folder": folders["vit"]})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as server:
+        yield address(server)
 
 
 def test_a_hub_model_is_downloaded_once_and_then_found_without_network(hub, tmp_path):

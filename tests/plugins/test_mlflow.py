@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import cli
+from stub_server import address, listening
 
 from harness.api import find_results, read_result, scores_of
-from harness.cli import main
 
 mlflow = pytest.importorskip("mlflow")
 from mlflow.exceptions import MlflowException  # noqa: E402
@@ -34,11 +34,7 @@ def harness_on_result(result):
 
 def run(folder: Path, *words: str) -> int:
     base = ["run", "--task", "toy", "--method", "max", "--limit", "30", "--layers", "last", "--bootstrap", "10"]
-    try:
-        main([*base, "-o", str(folder / "r"), "--cache-dir", str(folder / "c"), *words])
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
+    return cli(*base, "-o", folder / "r", "--cache-dir", folder / "c", *words)
 
 
 def logged(where: str) -> tuple[MlflowClient, Any]:
@@ -182,18 +178,13 @@ class Stub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Any]:
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Stub)
-    http.sent, http.artifacts = [], (tmp_path / "artifacts").as_uri()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield http
-    http.shutdown()
-    http.server_close()
-    thread.join(5)
+    with listening(Stub) as http:
+        http.sent, http.artifacts = [], (tmp_path / "artifacts").as_uri()  # type: ignore[attr-defined]
+        yield http
 
 
 def test_a_tracking_server_gets_the_same_and_stdout_stays_the_answer(tmp_path: Path, server: Any, capsys):
-    assert run(tmp_path, "--mlflow", f"http://127.0.0.1:{server.server_port}", "--json") == 0
+    assert run(tmp_path, "--mlflow", address(server), "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 1
     (batch,) = [sent for path, sent in server.sent if path.endswith("runs/log-batch")]
     (folder,) = find_results(tmp_path / "r")

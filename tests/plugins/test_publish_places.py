@@ -14,21 +14,13 @@ from pathlib import Path
 import harness_publish.hub
 import pytest
 import yaml
+from command_line import cli
 from harness_publish import places
 from hub_stub import TOKEN, Hub, serving_hub
 
 from harness.api import find_results
-from harness.cli import main
 
 Publish = Callable[..., str]
-
-
-def cli(*words: object) -> int:
-    try:
-        main([str(word) for word in words])
-    except SystemExit as done:
-        return int(done.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

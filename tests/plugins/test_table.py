@@ -10,8 +10,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
+from stub_server import address, listening
 
 from harness.api import SPLITS, HarnessError
 
@@ -686,12 +686,9 @@ def ask(tmp_path: Path, endpoint: str, *names: str) -> list[list[str]]:
 
 
 def test_a_gated_data_set_says_what_to_accept_and_where_and_the_token_is_shown_to_the_hub(tmp_path: Path) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Guarded)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    gated, absent = ask(tmp_path, endpoint, "tiny/gated", "tiny/none")
-    server.shutdown()
-    server.server_close()
+    with listening(Guarded) as server:
+        endpoint = address(server)
+        gated, absent = ask(tmp_path, endpoint, "tiny/gated", "tiny/none")
     assert gated[1:] == [
         "HarnessError",
         "Hub data set 'tiny/gated' is gated: accept its terms at https://huggingface.co/datasets/tiny/gated, then set HF_TOKEN to "
