@@ -41,6 +41,7 @@ from harness.types import (
     Units,
     View,
     Weights,
+    finite,
 )
 
 if TYPE_CHECKING:
@@ -67,10 +68,11 @@ if TYPE_CHECKING:
     from harness.pipeline import Refit, refit, rescore
     from harness.ranking import compare
     from harness.recompute import Evidence, detection, drawn, open_result, replicates
-    from harness.registry import KINDS, load
+    from harness.registry import KIND_OF, KINDS, load
     from harness.results import (
         check_output,
         choices_of,
+        file_name,
         find_results,
         json_of,
         read_result,
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
         scores_of,
         write_atomic,
     )
-    from harness.statistics import average, average_intervals, holm, interval
+    from harness.statistics import ALPHA, average, average_intervals, holm, interval
     from harness.super_activators import super_activator_vectors
     from harness.tables import plain
     from harness.tasks import find_tasks, load_task, read_task
@@ -106,6 +108,7 @@ _LAZY = {
     "refit": "harness.pipeline",
     "rescore": "harness.pipeline",
     "find_results": "harness.results",
+    "file_name": "harness.results",
     "json_of": "harness.results",
     "read_result": "harness.results",
     "read_tokens": "harness.results",
@@ -140,6 +143,7 @@ _LAZY = {
     "Evidence": "harness.recompute",
     "open_result": "harness.recompute",
     "replicates": "harness.recompute",
+    "ALPHA": "harness.statistics",
     "average": "harness.statistics",
     "average_intervals": "harness.statistics",
     "interval": "harness.statistics",
@@ -160,6 +164,7 @@ _LAZY = {
     "scores_of": "harness.results",
     "plain": "harness.tables",
     "KINDS": "harness.registry",
+    "KIND_OF": "harness.registry",
     "load": "harness.registry",
     "RULES": "harness.testing",
     "answers": "harness.testing",
@@ -168,7 +173,9 @@ _LAZY = {
 }
 
 __all__ = [
+    "ALPHA",
     "KINDS",
+    "KIND_OF",
     "LEVELS",
     "RULES",
     "SPLITS",
@@ -239,8 +246,10 @@ __all__ = [
     "download_bar",
     "drawn",
     "fetch",
+    "file_name",
     "find_results",
     "find_tasks",
+    "finite",
     "holm",
     "hookimpl",
     "in_concept",

@@ -16,7 +16,7 @@ from harness.errors import HarnessError, unknown
 from harness.explain import pairs, price
 from harness.match import Match
 from harness.precision import choose_dtype, first_taken
-from harness.registry import Registry
+from harness.registry import KIND_OF, Registry
 from harness.sites import choose_sites, pick_device, pick_dtypes
 from harness.store import Storage, free_bytes
 from harness.tasks import Task, load_task, task_file
@@ -38,8 +38,6 @@ from harness.types import (
     Weights,
 )
 
-KIND_OF = {"concepts": "concept_methods", "detector": "detectors", "localizer": "localizers", "scorer": "scorers"}
-"""The parts of a recipe, and the kind of each."""
 BATCH, BATCH_ON_GPU = 16, 64
 """Samples per forward pass to begin with; where memory runs out they are halved."""
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import HarnessError
+from harness.registry import KIND_OF, KINDS
 from harness.results import write_atomic
 
 CERTIFICATES = "certificates.json"
-PLACES = ("concepts", "detector", "localizer", "scorer")
-"""The parts of a recipe."""
 KEYS = {
     "sha256": "64 hexadecimal digits",
     "certified": "true, false or null",
@@ -103,7 +102,7 @@ def code_of(read: Mapping[str, Any], certificates: Mapping[str, Certificate]) ->
     origin = read.get("provenance")
     stated = origin.get("plugins") if isinstance(origin, dict) else None
     stated = stated if isinstance(stated, dict) else {}
-    asked = {place: read["method"][place] for place in PLACES if read["method"].get(place)}
+    asked = {place: read["method"][place] for place in KIND_OF if read["method"].get(place)}
     return tuple(_code(place, asked.get(place), stated.get(place), certificates) for place in (*asked, "backbone", "dataset"))
 
 
@@ -111,7 +110,7 @@ def _code(place: str, asked: str | None, stated: Any, certificates: Mapping[str,
     if not isinstance(stated, dict) or (asked is not None and stated.get("part") != asked):
         return Code(place, str(asked or ""), "", "", "", "the result does not state its source")
     part, plugin, version, sha256 = (str(stated.get(key) or "") for key in ("part", "plugin", "version", "sha256"))
-    kind = "concept method" if place == "concepts" else place
+    kind = KINDS[KIND_OF[place]] if place in KIND_OF else place
     why = _why(certificates.get(plugin), sha256, f"{kind} {part.partition(':')[0]}")
     return Code(place, part, plugin, version, sha256, why)
 

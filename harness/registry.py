@@ -41,6 +41,8 @@ KINDS = {
     "models": "model",
 }
 """Kind -> its name in messages. The hook of a kind is `harness_register_<kind>`."""
+KIND_OF = {"concepts": "concept_methods", "detector": "detectors", "localizer": "localizers", "scorer": "scorers"}
+"""The parts of a recipe, and the kind of each."""
 
 
 class Reference(NamedTuple):
@@ -93,6 +95,7 @@ class Registry:
     def __init__(self, manager: pluggy.PluginManager, plugins: Iterable[Plugin], files: Mapping[str, ModuleType]) -> None:
         self._manager, self._files = manager, dict(files)
         self.plugins = list(plugins)
+        self._digests: dict[str, str] = {}
 
     def _collect(self, hook: str) -> Iterable[tuple[str, Any]]:
         """(plugin name, item) of one registration hook; a hook that raises marks its plugin broken."""
@@ -137,7 +140,9 @@ class Registry:
     def source(self, plugin: str) -> dict[str, str | None]:
         """Whose code a plugin is: its name, distribution (None for a file or package given with -p), version and `source_digest`."""
         (found,) = (one for one in self.plugins if one.name == plugin)
-        digest = source_digest(self._manager.get_plugin(plugin))
+        if plugin not in self._digests:  # a recipe's parts are of few plugins, and recipes are many
+            self._digests[plugin] = source_digest(self._manager.get_plugin(plugin))
+        digest = self._digests[plugin]
         return {"plugin": plugin, "distribution": found.distribution, "version": found.version or None, "sha256": digest}
 
     def maker(self, kind: str, reference: str) -> dict[str, str | None]:

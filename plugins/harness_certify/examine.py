@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harness.api import RULES, HarnessError, cost, read_task
+from harness.api import KIND_OF, RULES, HarnessError, cost, read_task
 from harness_certify.faults import FAULTS, faulty, offsets_ignored, one_sample_late, shifted, swapped, unknown_counted
 from harness_certify.parts import Part, Skipped, build, kind_of, numbers, offered, own_check
 
@@ -37,7 +37,6 @@ WIDEST = 50
 """A detector or localizer may make a tensor of so many times the bytes of the cheapest one's largest: never tokens by tokens."""
 MAYBE_WITHOUT_EFFECT = (shifted, swapped, one_sample_late, offsets_ignored, unknown_counted)
 HASH_SEEDS = ("1", "2")
-KIND_OF = {"concepts": "concept_methods", "detector": "detectors", "localizer": "localizers", "scorer": "scorers"}
 
 
 class Check(NamedTuple):

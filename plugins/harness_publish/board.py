@@ -19,6 +19,7 @@ import click
 
 from harness.api import HarnessError, find_results
 from harness.api import build as build_boards
+from harness_publish.publishing import plain_file
 
 PARTS = ("README.md", "index.html", "certificates.json", "*.yaml", "pages/**/*.html")
 """The files of a board beside its results."""
@@ -47,13 +48,9 @@ def read_board(folder: Path) -> Published:
         )
     found = [path for pattern in PARTS for path in folder.glob(pattern)]
     found += [path for result in results for path in result.rglob("*")]
-    files = {path.relative_to(folder).as_posix(): path for path in sorted(found) if _plain_file(path)}
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(found) if plain_file(path)}
     every = sum(path.is_symlink() or path.is_file() for path in folder.rglob("*"))
     return Published(folder, files, results, every - len(files))
-
-
-def _plain_file(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
 
 
 def _again(folder: Path) -> str:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.api import HarnessError, check_output, unknown, write_atomic
-from harness_publish.publishing import RECORD, Change, Content, Place, There, marks, read_record
+from harness_publish.publishing import RECORD, Change, Content, Place, There, marks, plain_file, read_record
 
 KINDS = ("folder", "pages", "hub")
 LARGEST = 100 * 2**20
@@ -62,7 +62,7 @@ class Folder:
         found = {}
         for path in sorted(self.path.rglob("*")):
             name = path.relative_to(self.path).as_posix()
-            plain = path.is_file() and not path.is_symlink()
+            plain = plain_file(path)
             if name.partition("/")[0] != ".git" and (plain or path.is_symlink()):
                 found[name] = marks(path).sha256 if plain and name in known else ""
         return There(found, record)

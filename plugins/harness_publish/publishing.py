@@ -75,6 +75,11 @@ class Place(Protocol):
         ...
 
 
+def plain_file(path: Path) -> bool:
+    """Whether it is a file and no link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
 def marks(content: Content) -> Marks:
     """The hashes of a file."""
     data = content if isinstance(content, bytes) else content.read_bytes()

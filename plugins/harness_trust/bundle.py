@@ -22,6 +22,8 @@ LOCALIZED = ("localization.parquet", "map_calibration.parquet", "sample_values.p
 OPTIONAL = ("match.parquet", "tokens.safetensors")
 ALL = (*REQUIRED, *LOCALIZED, *OPTIONAL)
 
+COUNTS = {"tp": "count", "fp": "count", "fn": "count"}
+SWEPT = {"concept": "word", "cutoff": "number?", **COUNTS, "f1": "number?"}
 COLUMNS: Mapping[str, Mapping[str, str]] = {
     "per_sample.parquet": {
         "split": "word",
@@ -32,28 +34,11 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "detected": "yes or no",
         "label": "yes or no",
     },
-    "calibration.parquet": {
-        "level": "number?",
-        "layer": "word?",
-        "concept": "word",
-        "cutoff": "number?",
-        "tp": "count",
-        "fp": "count",
-        "fn": "count",
-        "f1": "number?",
-    },
+    "calibration.parquet": {"level": "number?", "layer": "word?", **SWEPT},
     "scores.parquet": {"split": "word", "layer": "word?", "id": "word", "concept": "word", "score": "number?"},
     "match.parquet": {"layer": "word?", "concept": "word", "unit": "word?", "cal_f1": "number?"},
-    "localization.parquet": {"level": "number?", "id": "word", "concept": "word", "tp": "count", "fp": "count", "fn": "count"},
-    "map_calibration.parquet": {
-        "level": "number?",
-        "concept": "word",
-        "cutoff": "number?",
-        "tp": "count",
-        "fp": "count",
-        "fn": "count",
-        "f1": "number?",
-    },
+    "localization.parquet": {"level": "number?", "id": "word", "concept": "word", **COUNTS},
+    "map_calibration.parquet": {"level": "number?", **SWEPT},
     "token_ranking.parquet": {"concept": "word", "score": "number?", "positives": "count", "negatives": "count"},
     "sample_values.parquet": {"metric": "word", "id": "word", "concept": "word", "value": "number"},
 }

@@ -18,7 +18,18 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from harness.api import Evidence, HarnessError, average, average_intervals, detection, drawn, interval, replicates, run_id_of
+from harness.api import (
+    Evidence,
+    HarnessError,
+    average,
+    average_intervals,
+    detection,
+    drawn,
+    finite,
+    interval,
+    replicates,
+    run_id_of,
+)
 from harness_trust.bundle import (
     Finding,
     Ledger,
@@ -217,12 +228,12 @@ class Checks:
         best = np.take_along_axis(found.f1, level[None], 0)[0]
         for c, row in enumerate(given):
             layer = int(result.layer[c])
-            cutoff = _number(result.cutoffs[layer, c])
+            cutoff = finite(float(result.cutoffs[layer, c]))
             expected = {
                 "layer": self.layers[layer] if cutoff is not None else None,
                 "level": found.levels[int(level[layer, c])] if cutoff is not None else None,
                 "cutoff": cutoff,
-                "cal_f1": _number(best[layer, c]),
+                "cal_f1": finite(float(best[layer, c])),
                 **self._map_choice(c),
                 "unit": self._units.get((self.layers[layer], row["concept"])) if cutoff is not None else None,
             }
@@ -238,8 +249,8 @@ class Checks:
         found, p = self.result.map_calibration, int(self.result.map_level[c])
         return {
             "map_level": found.levels[p],
-            "map_cutoff": _number(found.cutoffs[p, c]),
-            "map_cal_f1": _number(found.f1[p, c]),
+            "map_cutoff": finite(float(found.cutoffs[p, c])),
+            "map_cal_f1": finite(float(found.f1[p, c])),
         }
 
     def _no_cutoff(self, split: str, layer: int, c: int) -> list[str | None]:
@@ -480,10 +491,12 @@ class Checks:
     def _values(self, metric: str, layer: str | None, rows: Mapping[str, Any], values: Array) -> None:
         positives = self.result.labels.sum(0)
         for c, concept in enumerate(self.concepts):
-            self.ledger.same(RESULT, f"{_row((metric, layer, concept))}.value", rows[concept]["value"], _number(values[c]))
+            self.ledger.same(
+                RESULT, f"{_row((metric, layer, concept))}.value", rows[concept]["value"], finite(float(values[c]))
+            )
             self.ledger.same(RESULT, f"{_row((metric, layer, concept))}.n", rows[concept]["n"], int(positives[c]))
         for kind, shares in (("macro", None), ("weighted", positives)):
-            expected = _number(float(average(values, shares)))
+            expected = finite(float(average(values, shares)))
             self.ledger.same(RESULT, f"{_row((metric, layer, kind))}.value", rows[kind]["value"], expected)
             self.ledger.same(RESULT, f"{_row((metric, layer, kind))}.n", rows[kind]["n"], int(np.isfinite(values).sum()))
 
@@ -503,7 +516,7 @@ class Checks:
     def _ends(self, metric: str, layer: str | None, row: Mapping[str, Any], ends: Any, alone: Any) -> None:
         where = _row((metric, layer, row["concept"]))
         for key, value in zip(("ci_low", "ci_high"), ends, strict=True):
-            self.ledger.same(RESULT, f"{where}.{key}", row[key], _number(float(value)))
+            self.ledger.same(RESULT, f"{where}.{key}", row[key], finite(float(value)))
         sample = None if alone is None or math.isnan(alone.low) else [alone.low, alone.high]
         self.ledger.same(RESULT, f"{where}.sample_ci", row["sample_ci"], sample)
 
@@ -635,10 +648,6 @@ def _row(key: tuple[Any, ...]) -> str:
 def _words(column: Any) -> tuple[Any, list[Any]]:
     """Words as (places, names); an empty column has none."""
     return column if isinstance(column, tuple) else (np.zeros(0, np.int64), [])
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _first_best(values: Array) -> Array:

@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from harness.api import Evidence, HarnessError, holm, open_result, plain, replicates, unknown
+from harness.api import ALPHA, Evidence, HarnessError, finite, holm, open_result, plain, replicates, unknown
 from harness.api import compare as paired
 from harness_trust.report import the_result
-
-ALPHA = 0.05
 
 
 def compare(a: Path, b: Path, metric: str, average: str) -> dict[str, Any]:
@@ -33,8 +31,8 @@ def compare(a: Path, b: Path, metric: str, average: str) -> dict[str, Any]:
         {
             "concept": concept,
             "n": int(one.labels[:, c].sum()),
-            "a": _number(values[0][c]),
-            "b": _number(values[1][c]),
+            "a": finite(float(values[0][c])),
+            "b": finite(float(values[1][c])),
             **_plain(found.concepts[concept]),
             "p_holm": float(adjusted[c]),
             "outcome": _outcome(found.concepts[concept].value, float(adjusted[c]), higher),
@@ -149,11 +147,7 @@ def _verdict(made: dict[str, Any]) -> str:
 
 
 def _plain(found: Any) -> dict[str, float | None]:
-    return {key: _number(value) for key, value in found._asdict().items()}
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+    return {key: finite(float(value)) for key, value in found._asdict().items()}
 
 
 def show(made: dict[str, Any]) -> None:

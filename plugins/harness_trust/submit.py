@@ -21,7 +21,7 @@ from typing import Any
 import click
 import yaml
 
-from harness.api import HarnessError, plain, read_result, write_atomic
+from harness.api import HarnessError, file_name, plain, read_result, write_atomic
 from harness_trust.bundle import ALL, MANIFEST, manifest_of
 from harness_trust.checks import verify
 from harness_trust.report import said_left, the_result
@@ -58,7 +58,7 @@ def submit(run: Path, to: Path, tokens: bool, force: bool) -> dict[str, Any]:
     if found.finding is not None:
         raise HarnessError(f"{folder} does not follow from its files and is not submitted; {found.finding}; run it again")
     read = read_result(folder)
-    target = to.joinpath(*(part_of(read[key]["name"]) for key in ("task", "backbone", "method")), read["run_id"])
+    target = to.joinpath(*(file_name(read[key]["name"]) for key in ("task", "backbone", "method")), read["run_id"])
     with tempfile.TemporaryDirectory() as work:
         made = Path(work)
         left = _copy(folder, made, tokens)
@@ -81,11 +81,6 @@ def submit(run: Path, to: Path, tokens: bool, force: bool) -> dict[str, Any]:
         "notes": notes,
         "next": commands(target, read),
     }
-
-
-def part_of(name: str) -> str:
-    """A name as one path component, as a run writes it."""
-    return re.sub(r"[^A-Za-z0-9._+=-]+", "_", name.replace("/", "__")).strip(".") or "_"
 
 
 def _copy(folder: Path, made: Path, tokens: bool) -> list[str]:
@@ -229,7 +224,7 @@ def commands(target: Path, read: dict[str, Any]) -> list[str]:
     if root is None:
         return []
     bundle, results = place.relative_to(root), place.parents[3].relative_to(root)
-    branch = "-".join(["submit", part_of(read["method"]["name"]), part_of(read["task"]["name"]), read["run_id"]])
+    branch = "-".join(["submit", file_name(read["method"]["name"]), file_name(read["task"]["name"]), read["run_id"]])
     subject = f"Submit {read['method']['name']} on {read['task']['name']} with {read['backbone']['name']}"
     added = " ".join(shlex.quote(str(path)) for path in (bundle, results.parent / "README.md", results.parent / "index.html"))
     return [
